@@ -1,0 +1,1 @@
+"""What a person types: the `atpar` command and the Python client."""

@@ -1,0 +1,63 @@
+"""Domain-separated hashes and the one table of what may be hashed or signed.
+
+No byte string is valid for two purposes or two chains: every hash starts with its tag, and every
+signature covers its kind and the chain id.
+"""
+
+import hashlib
+from enum import Enum
+from typing import Final
+
+
+class HashTag(Enum):
+    """What a hash is of. The value is the prefix that is hashed before the data."""
+
+    TX = b"atpar/tx/v1\0"
+    BODY = b"atpar/body/v1\0"
+    HEADER = b"atpar/header/v1\0"
+    RECEIPT = b"atpar/receipt/v1\0"
+    GENESIS = b"atpar/genesis/v1\0"
+    VALIDATORS = b"atpar/validators/v1\0"
+    STATE = b"atpar/state/v1\0"
+    KEY = b"atpar/key/v1\0"
+    LEAF = b"atpar/leaf/v1\0"
+    NODE = b"atpar/node/v1\0"
+    HOLD = b"atpar/hold/v1\0"
+    FREEZE = b"atpar/freeze/v1\0"
+    PROPOSAL = b"atpar/proposal/v1\0"
+    BUCKET = b"atpar/bucket/v1\0"
+    JOURNAL = b"atpar/journal/v1\0"
+
+
+class SignKind(Enum):
+    """What a signature is for. The value goes into the signed bytes."""
+
+    TRANSACTION = b"transaction"
+    NOTARIZE = b"notarize"
+    NULLIFY = b"nullify"
+    FINALIZE = b"finalize"
+    POSSESSION = b"possession"
+    ATTESTATION = b"attestation"
+    SNAPSHOT = b"snapshot"
+    GENESIS = b"genesis"
+    RECOVERY = b"recovery"
+
+
+_sha256 = hashlib.sha256
+_PREFIX: Final = {kind: b"atpar/" + kind.value + b"/v1\0" for kind in SignKind}
+
+
+def compute_hash(tag: HashTag, *parts: bytes) -> bytes:
+    """Return the 32-byte SHA-256 of the tag and the parts, concatenated.
+
+    The caller makes the concatenation unambiguous: fixed lengths, or codec bytes.
+    """
+    digest = _sha256(tag.value)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def compute_sign_bytes(kind: SignKind, chain_id: bytes, body: bytes) -> bytes:
+    """Return the exact bytes that an Ed25519 signature of this kind covers."""
+    return _PREFIX[kind] + chain_id + body

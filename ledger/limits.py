@@ -1,0 +1,54 @@
+"""Every bound of the ledger layer, in one place, with the relations between them asserted.
+
+A limit that can be reached from outside has a test at the limit and one past it.
+"""
+
+from typing import Final
+
+# Sizes on the wire.
+MAX_TRANSACTION_BYTES: Final = 256 * 1024
+MAX_OPS_PER_TRANSACTION: Final = 1_000
+MAX_SIGNATURES: Final = 64
+MAX_BLOCK_BYTES: Final = 4 * 1024 * 1024
+MAX_BLOCK_TRANSACTIONS: Final = 10_000
+MAX_BLOCK_OPS: Final = 50_000
+MAX_BLOCK_SIGNATURES: Final = 20_000
+
+# Amounts, in minor units.
+MAX_AMOUNT: Final = 10**18 - 1
+MAX_SUM: Final = 2**63 - 1
+
+# Time.
+MAX_WINDOW_MS: Final = 24 * 3_600_000
+TX_ID_RETENTION_MS: Final = 30 * 24 * 3_600_000
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 86_400_000
+
+# Names and texts, in characters (ASCII, so also bytes).
+MAX_REFERENCE_CHARS: Final = 35
+MAX_PURPOSE_CHARS: Final = 35
+MAX_REASON_CHARS: Final = 140
+
+# Policies and per-entity bounds.
+MAX_POLICY_KEYS: Final = 16
+MAX_WEIGHT: Final = 1_000
+MAX_VALIDATORS: Final = 127
+MIN_VALIDATORS: Final = 4
+MAX_MINTERS_PER_ASSET: Final = 16
+MAX_OPEN_HOLDS_PER_ACCOUNT: Final = 10_000
+MAX_FREEZES_PER_ACCOUNT: Final = 64
+MAX_PAID_NOT_BURNED: Final = 1_000
+MAX_HOLIDAYS: Final = 366
+MAX_BASIS_POINTS: Final = 10_000
+MAX_SCALE: Final = 6
+
+# The state tree.
+TREE_FANOUT: Final = 16
+MAX_TREE_DEPTH: Final = 64
+
+assert MAX_TRANSACTION_BYTES < MAX_BLOCK_BYTES
+assert MAX_OPS_PER_TRANSACTION <= MAX_BLOCK_OPS
+assert MAX_SIGNATURES <= MAX_BLOCK_SIGNATURES
+assert MAX_AMOUNT < MAX_SUM
+assert MAX_WINDOW_MS < TX_ID_RETENTION_MS
+assert MAX_TREE_DEPTH * 4 == 256
