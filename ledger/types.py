@@ -31,7 +31,7 @@ Reference = Annotated[str, Meta(pattern=r"\A[ -~]{0,35}\Z")]
 """Printable ASCII, at most 35 characters, as ISO 20022 EndToEndId."""
 Reason = Annotated[str, Meta(pattern=r"\A[ -~]{0,140}\Z")]
 
-Amount = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Amount = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, extra={"json": "decimal"})]
 """Minor units. Decoding admits any int64, so that a zero, negative or oversized amount gets the
 code AMOUNT_RANGE from the rules instead of a bare decoding error."""
 TimeMs = Annotated[int, Meta(ge=0, le=2**63 - 1)]
