@@ -6,6 +6,7 @@ without the signatures is the chain id.
 
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from atpar.ledger.codec import Codec, Wire, encode
@@ -143,12 +144,5 @@ DOCUMENT = Codec[GenesisDocument](GenesisDocument, name="genesis", max_bytes=64 
 
 def compute_chain_id(document: GenesisDocument) -> bytes:
     """Return the chain id: the hash of the document without its signatures."""
-    unsigned = GenesisDocument(
-        **{
-            name: getattr(document, name)
-            for name in document.__struct_fields__
-            if name != "signatures"
-        },
-        signatures=(),
-    )
+    unsigned = msgspec.structs.replace(document, signatures=())
     return compute_hash(HashTag.GENESIS, encode(unsigned))
