@@ -1,0 +1,88 @@
+"""The node's errors: who is at fault decides what happens.
+
+    NodeError                       root
+    ├── DiskFault                   a write or fsync failed: the node stops, nothing was sent
+    ├── StoreError                  chain.db cannot be used as it is
+    │   ├── StoreLocked             another process has it open
+    │   ├── StoreSchema             written by another version of the software
+    │   ├── StoreMismatch           belongs to another chain
+    │   ├── StoreMissing            no chain.db at that place yet
+    │   └── StoreCorrupt            bytes that this node wrote do not read back
+    ├── JournalError                votes.journal cannot be used as it is
+    │   ├── JournalMissing          no journal: `node init` was not run, or the disk was wiped
+    │   ├── JournalMismatch         belongs to another chain, epoch or validator
+    │   └── JournalLost             a complete record is damaged: this node may not vote on it
+    ├── PeerFault                   a peer sent what no honest peer sends: drop the peer
+    └── Halted                      a safety stop: going on could make two histories
+
+A request's fault is not an error here: it becomes a `ledger.errors.Refused` with a code. A broken
+invariant of ours is an `AssertionError` and stops the node.
+"""
+
+from typing import ClassVar
+
+
+class NodeError(Exception):
+    """Root of everything the node raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class DiskFault(NodeError):
+    """A write or an fsync failed. What was not synced counts as not written; stop the node."""
+
+
+class StoreError(NodeError):
+    """`chain.db` cannot be used as it is."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class StoreLocked(StoreError):
+    """Another process has the database open."""
+
+
+class StoreSchema(StoreError):
+    """The database was written with another layout; the message names both versions."""
+
+
+class StoreMismatch(StoreError):
+    """The database belongs to another chain; the message names both."""
+
+
+class StoreMissing(StoreError):
+    """There is no database at that place."""
+
+
+class StoreCorrupt(StoreError):
+    """Bytes that this node wrote do not read back as what they were."""
+
+    exit_code: ClassVar[int] = 8
+
+
+class JournalError(NodeError):
+    """`votes.journal` cannot be used as it is."""
+
+    exit_code: ClassVar[int] = 8
+
+
+class JournalMissing(JournalError):
+    """There is no journal: without one this validator casts no vote."""
+
+
+class JournalMismatch(JournalError):
+    """The journal belongs to another chain, epoch or validator."""
+
+
+class JournalLost(JournalError):
+    """A complete record is damaged, so votes that were sent may be missing: do not vote."""
+
+
+class PeerFault(NodeError):
+    """A peer sent something that no honest peer sends. The connection is dropped."""
+
+
+class Halted(NodeError):
+    """A safety stop, such as a certified block whose execution differs here."""
+
+    exit_code: ClassVar[int] = 8
