@@ -30,6 +30,10 @@ MAX_SPECULATIVE_BLOCKS: Final = 256
 MAX_UNSYNCED_COMMITS: Final = 64
 """Finalised blocks whose write batch may be under way before the loop waits for the disk."""
 
+# ---- the mempool
+MEMPOOL_MAX_BYTES: Final = 64 * 1024 * 1024
+MEMPOOL_MAX_TRANSACTIONS: Final = 100_000
+
 # ---- verified signatures
 MAX_VERIFIED_ENVELOPES: Final = 200_000
 """Hashes of envelopes whose signatures were checked here."""
@@ -38,3 +42,5 @@ assert MAX_BLOCK_BYTES < MAX_JOURNAL_RECORD_BYTES
 assert MAX_CERTIFICATE_BYTES < MAX_JOURNAL_RECORD_BYTES
 assert MAX_JOURNAL_RECORD_BYTES < JOURNAL_COMPACT_BYTES < MAX_JOURNAL_BYTES
 assert MAX_BLOCK_TRANSACTIONS * 2 <= MAX_VERIFIED_ENVELOPES
+assert MEMPOOL_MAX_BYTES > 4 * MAX_BLOCK_BYTES
+assert MEMPOOL_MAX_TRANSACTIONS > 4 * MAX_BLOCK_TRANSACTIONS

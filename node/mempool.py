@@ -1,0 +1,297 @@
+"""Admitted transactions that wait for a block: bounded, deduplicated, taken fairly.
+
+A pure class with no clock and no I/O, so that the simulator drives the very code that runs in the
+node. It holds only transactions whose signatures and authorisation were checked; it knows nothing
+of blocks. Whoever builds one passes the hashes that the parent's speculative ancestors already
+carry, so a dropped block needs no undo here: nothing leaves the pool but by `commit`, `expire` or
+`discard`, and each returns what left, so that no transaction is lost without somebody knowing.
+
+**Fairness.** Space: a participant may fill no more than what would still be free afterwards (the
+dynamic threshold of shared-memory switches), so k greedy participants hold at most 1/(k+1) of the
+pool each and a newcomer always finds room. Blocks: the next transaction is always taken from the
+participant that has used the least of the block so far, where use is the largest of its shares of
+bytes, operations and signatures. With transactions of one size that is round-robin.
+
+Source: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches";
+Ghodsi et al., "Dominant Resource Fairness".
+"""
+
+import heapq
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from atpar.ledger.limits import (
+    MAX_BLOCK_BYTES,
+    MAX_BLOCK_OPS,
+    MAX_BLOCK_SIGNATURES,
+    MAX_BLOCK_TRANSACTIONS,
+)
+from atpar.ledger.transactions import Transaction
+from atpar.ledger.types import participant_of
+from atpar.node.limits import MEMPOOL_MAX_BYTES, MEMPOOL_MAX_TRANSACTIONS
+
+ENVELOPE_OVERHEAD_BYTES: Final = 5
+"""Most bytes that the codec puts before an envelope inside a block."""
+HEADER_BYTES: Final = 1_024
+"""Bytes of a block kept free for its header and the codec's framing."""
+_SCALE: Final = 1 << 32
+_COMPACT_SLACK: Final = 1_024
+"""Stale expiry entries tolerated before the heap is rebuilt."""
+
+
+class Added(Enum):
+    """What `Mempool.add` did."""
+
+    ADDED = "added"
+    DUPLICATE = "duplicate"
+    """This envelope, or another envelope of the same body, is already here."""
+    ID_REUSED = "id_reused"
+    """The sender's id is already here with another body."""
+    FULL = "full"
+    """No room, for anybody or for this participant. Try again later."""
+    EXPIRED = "expired"
+    """A final block's time has passed `valid_until_ms`: it can never run."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSpace:
+    """How much `Mempool.take` may take."""
+
+    max_bytes: int = MAX_BLOCK_BYTES - HEADER_BYTES
+    max_count: int = MAX_BLOCK_TRANSACTIONS
+    max_ops: int = MAX_BLOCK_OPS
+    max_signatures: int = MAX_BLOCK_SIGNATURES
+
+
+WHOLE_BLOCK: Final = BlockSpace()
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One participant's transactions, oldest first (dictionaries keep insertion order)."""
+
+    transactions: dict[bytes, Transaction] = field(default_factory=dict)
+    bytes: int = 0
+
+
+class Mempool:
+    """Transactions that wait for a block. Owned by one task; never blocks, never raises."""
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int = MEMPOOL_MAX_BYTES,
+        max_count: int = MEMPOOL_MAX_TRANSACTIONS,
+    ) -> None:
+        self.max_bytes = max_bytes
+        self.max_count = max_count
+        self.bytes = 0
+        """Envelope bytes held."""
+        self.final_time_ms = 0
+        """Time of the last final block seen by `expire`: what it passed cannot run any more."""
+        self._by_hash: dict[bytes, Transaction] = {}
+        self._by_id: dict[tuple[str, bytes], Transaction] = {}
+        self._lanes: dict[str, _Lane] = {}
+        self._expiry: list[tuple[int, bytes]] = []
+        self._turn = 0
+
+    def __len__(self) -> int:
+        return len(self._by_hash)
+
+    def __contains__(self, tx_hash: object) -> bool:
+        return tx_hash in self._by_hash
+
+    def get(self, tx_hash: bytes) -> Transaction | None:
+        """Return the transaction with this envelope hash, or None."""
+        return self._by_hash.get(tx_hash)
+
+    def find(self, sender: str, tx_id: bytes) -> Transaction | None:
+        """Return the transaction that holds a sender's id, or None."""
+        return self._by_id.get((sender, tx_id))
+
+    def get_participants(self) -> dict[str, tuple[int, int]]:
+        """Return participant -> (transactions, bytes) held for it."""
+        return {code: (len(lane.transactions), lane.bytes) for code, lane in self._lanes.items()}
+
+    def add(self, tx: Transaction) -> Added:
+        """Hold a transaction whose signatures and authorisation the caller has checked.
+
+        Anything but ADDED leaves the pool as it was.
+        """
+        holder = self._by_id.get((tx.body.sender, tx.body.tx_id))
+        if holder is not None:
+            same = holder.body_hash == tx.body_hash
+            return Added.DUPLICATE if same else Added.ID_REUSED
+        if tx.body.valid_until_ms < self.final_time_ms:
+            return Added.EXPIRED
+        code = participant_of(tx.body.sender)
+        size = len(tx.raw)
+        if not self.has_room(code, size):
+            return Added.FULL
+        lane = self._lanes.setdefault(code, _Lane())
+        lane.transactions[tx.hash] = tx
+        lane.bytes += size
+        self.bytes += size
+        self._by_hash[tx.hash] = tx
+        self._by_id[(tx.body.sender, tx.body.tx_id)] = tx
+        heapq.heappush(self._expiry, (tx.body.valid_until_ms, tx.hash))
+        return Added.ADDED
+
+    def has_room(self, participant: str, size: int) -> bool:
+        """Return whether `add` would take an envelope of this many bytes from a participant.
+
+        Asked before signatures are checked, so that a full pool costs no verification.
+        """
+        lane = self._lanes.get(participant)
+        own_count, own_bytes = (0, 0) if lane is None else (len(lane.transactions), lane.bytes)
+        free_bytes = self.max_bytes - self.bytes - size
+        free_count = self.max_count - len(self._by_hash) - 1
+        return own_bytes + size <= free_bytes and own_count + 1 <= free_count
+
+    def take(
+        self,
+        *,
+        time_ms: int,
+        space: BlockSpace = WHOLE_BLOCK,
+        exclude: Container[bytes] = (),
+    ) -> list[Transaction]:
+        """Return what the next block should carry, in order, without removing anything.
+
+        Args:
+            time_ms: the block's timestamp; transactions outside their window are passed over.
+            space: what the block has room for.
+            exclude: envelope hashes that unfinalised ancestors of the block already carry.
+        """
+        taken: list[Transaction] = []
+        left = space
+        lanes = self._rotate()
+        # (use of the block so far, rank, position in the lane): the least user goes next.
+        ready = [(0, rank, 0) for rank in range(len(lanes))]
+        while ready and left.max_count > 0:
+            used, rank, position = ready[0]
+            lane = lanes[rank]
+            position = _next_runnable(lane, position, time_ms, exclude)
+            if position == len(lane):
+                heapq.heappop(ready)
+                continue
+            tx = lane[position]
+            after = _subtract(left, tx)
+            if after is None:
+                # Its turn comes first in a later block; the others may still have smaller ones.
+                heapq.heappop(ready)
+                continue
+            taken.append(tx)
+            left = after
+            heapq.heapreplace(ready, (used + _compute_use(tx, space), rank, position + 1))
+        return taken
+
+    def has_pending(self, *, time_ms: int, exclude: Container[bytes] = ()) -> bool:
+        """Return whether `take` would return anything for a block of this time."""
+        return any(
+            tx.hash not in exclude and tx.body.valid_from_ms <= time_ms <= tx.body.valid_until_ms
+            for tx in self._by_hash.values()
+        )
+
+    def commit(self, transactions: Iterable[Transaction]) -> list[Transaction]:
+        """Remove what a final block carries.
+
+        Returns:
+            Transactions that were removed too although no block carries them: another envelope
+            with the same sender and id is final, so they can never run.
+        """
+        displaced = []
+        for tx in transactions:
+            holder = self._by_id.get((tx.body.sender, tx.body.tx_id))
+            if holder is not None:
+                self._remove(holder)
+                if holder.hash != tx.hash:
+                    displaced.append(holder)
+        self._compact()
+        return displaced
+
+    def discard(self, tx_hash: bytes) -> Transaction | None:
+        """Remove and return one transaction that can never enter a block, or None."""
+        tx = self._by_hash.get(tx_hash)
+        if tx is not None:
+            self._remove(tx)
+            self._compact()
+        return tx
+
+    def expire(self, final_time_ms: int) -> list[Transaction]:
+        """Remove and return everything whose window ended before the time of a final block."""
+        self.final_time_ms = max(self.final_time_ms, final_time_ms)
+        expired = []
+        while self._expiry and self._expiry[0][0] < self.final_time_ms:
+            _, tx_hash = heapq.heappop(self._expiry)
+            tx = self._by_hash.get(tx_hash)
+            if tx is not None:
+                self._remove(tx)
+                expired.append(tx)
+        return expired
+
+    def list_pending(self, *, limit: int) -> list[Transaction]:
+        """Return the oldest transactions, at most `limit`: what to offer a peer that returns."""
+        return [tx for _, tx in zip(range(limit), self._by_hash.values(), strict=False)]
+
+    def _rotate(self) -> list[list[Transaction]]:
+        """Return the lanes, starting one further at each call: no code is first for ever."""
+        lanes = [list(lane.transactions.values()) for lane in self._lanes.values()]
+        if lanes:
+            start = self._turn % len(lanes)
+            self._turn += 1
+            lanes = lanes[start:] + lanes[:start]
+        return lanes
+
+    def _remove(self, tx: Transaction) -> None:
+        del self._by_hash[tx.hash]
+        del self._by_id[(tx.body.sender, tx.body.tx_id)]
+        code = participant_of(tx.body.sender)
+        lane = self._lanes[code]
+        del lane.transactions[tx.hash]
+        lane.bytes -= len(tx.raw)
+        self.bytes -= len(tx.raw)
+        if not lane.transactions:
+            del self._lanes[code]
+
+    def _compact(self) -> None:
+        """Rebuild the expiry heap once most of it names transactions that have left."""
+        if len(self._expiry) > 2 * len(self._by_hash) + _COMPACT_SLACK:
+            self._expiry = [(tx.body.valid_until_ms, tx.hash) for tx in self._by_hash.values()]
+            heapq.heapify(self._expiry)
+
+
+def _next_runnable(
+    lane: list[Transaction], position: int, time_ms: int, exclude: Container[bytes]
+) -> int:
+    """Return the index of the first transaction from `position` on that this block may carry."""
+    while position < len(lane):
+        tx = lane[position]
+        in_window = tx.body.valid_from_ms <= time_ms <= tx.body.valid_until_ms
+        if in_window and tx.hash not in exclude:
+            return position
+        position += 1
+    return position
+
+
+def _subtract(space: BlockSpace, tx: Transaction) -> BlockSpace | None:
+    """Return what is left of the space after a transaction, or None if it does not fit."""
+    after = BlockSpace(
+        max_bytes=space.max_bytes - len(tx.raw) - ENVELOPE_OVERHEAD_BYTES,
+        max_count=space.max_count - 1,
+        max_ops=space.max_ops - len(tx.body.ops),
+        max_signatures=space.max_signatures - len(tx.signatures),
+    )
+    fits = after.max_bytes >= 0 and after.max_ops >= 0 and after.max_signatures >= 0
+    return after if fits else None
+
+
+def _compute_use(tx: Transaction, space: BlockSpace) -> int:
+    """Return the largest share of the block that a transaction uses, in 2**-32 units."""
+    return max(
+        (len(tx.raw) + ENVELOPE_OVERHEAD_BYTES) * _SCALE // max(space.max_bytes, 1),
+        len(tx.body.ops) * _SCALE // max(space.max_ops, 1),
+        len(tx.signatures) * _SCALE // max(space.max_signatures, 1),
+        _SCALE // max(space.max_count, 1),
+    )
