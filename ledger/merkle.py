@@ -1,0 +1,86 @@
+"""Merkle trees over lists, as RFC 6962 has them: root, inclusion path, verification.
+
+The transactions and the receipts of a block hang in one each, so the inclusion proofs are the
+standard ones and any Certificate Transparency library can check them.
+
+Source: RFC 6962 section 2.1; verification as RFC 9162 section 2.1.3.2.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+from atpar.ledger.errors import ProofInvalid
+
+EMPTY_ROOT: Final = sha256(b"").digest()
+"""The root of no entries."""
+
+
+def compute_leaf_hash(entry: bytes) -> bytes:
+    """Return the hash of one entry."""
+    return sha256(b"\0" + entry).digest()
+
+
+def compute_root(entries: Sequence[bytes]) -> bytes:
+    """Return the 32-byte root over the entries, in order."""
+    if not entries:
+        return EMPTY_ROOT
+    level = [compute_leaf_hash(entry) for entry in entries]
+    while len(level) > 1:
+        level = _climb(level)
+    return level[0]
+
+
+def build_path(entries: Sequence[bytes], index: int) -> list[bytes]:
+    """Return the inclusion path of one entry: its siblings' hashes, lowest first."""
+    if not 0 <= index < len(entries):
+        raise IndexError(f"entry {index} of {len(entries)}")
+    level = [compute_leaf_hash(entry) for entry in entries]
+    path = []
+    while len(level) > 1:
+        sibling = index ^ 1
+        if sibling < len(level):
+            path.append(level[sibling])
+        level = _climb(level)
+        index //= 2
+    return path
+
+
+def _climb(level: Sequence[bytes]) -> list[bytes]:
+    """Return the level above: pairs are hashed, an odd last hash moves up as it is.
+
+    The same tree as the RFC's recursion, which splits at the largest power of two below the size.
+    """
+    above = [
+        sha256(b"\1" + level[at] + level[at + 1]).digest() for at in range(0, len(level) - 1, 2)
+    ]
+    if len(level) % 2:
+        above.append(level[-1])
+    return above
+
+
+def verify_path(
+    entry: bytes, *, index: int, count: int, path: Sequence[bytes], root: bytes
+) -> None:
+    """Check that `entry` is number `index` of the `count` entries under `root`.
+
+    Raises:
+        ProofInvalid: it is not, or the path has another length than that place needs.
+    """
+    if not 0 <= index < count:
+        raise ProofInvalid(f"index {index} of {count} entries")
+    digest, last, at = compute_leaf_hash(entry), count - 1, index
+    for sibling in path:
+        if last == 0:
+            raise ProofInvalid(f"path: {len(path)} hashes, too many for entry {index} of {count}")
+        if at % 2 or at == last:
+            digest = sha256(b"\1" + sibling + digest).digest()
+            while not at % 2 and at:
+                at, last = at // 2, last // 2
+        else:
+            digest = sha256(b"\1" + digest + sibling).digest()
+        at, last = at // 2, last // 2
+    if last:
+        raise ProofInvalid(f"path: {len(path)} hashes, too few for entry {index} of {count}")
+    if digest != root:
+        raise ProofInvalid(f"path: leads to {digest.hex()}, the root is {root.hex()}")
