@@ -1,0 +1,79 @@
+"""Signers: whoever holds a private key and signs with it, near or far.
+
+The rest of the program never sees a seed. A signer is told the *kind* of what it signs, so that a
+token or a remote signer can refuse kinds it is not meant for, and a remote one can keep its own
+record of votes. Only the local keystore exists so far; the other two have their place in
+`open_signer`.
+"""
+
+from pathlib import Path
+from typing import ClassVar, Final, Protocol
+
+from nacl.signing import SigningKey
+
+from atpar.ledger.hashing import SignKind, compute_sign_bytes
+from atpar.node.errors import NodeError
+from atpar.node.keystore import open_key
+
+PKCS11_SCHEME: Final = "pkcs11:"
+REMOTE_SCHEME: Final = "remote:"
+
+
+class SignerUnavailable(NodeError):
+    """The signer cannot be used: not supported here, not connected, or it refused."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class Signer(Protocol):
+    """One private key, used through its signatures alone."""
+
+    @property
+    def public_key(self) -> bytes:
+        """The 32-byte Ed25519 public key."""
+
+    def sign(self, kind: SignKind, chain_id: bytes, body: bytes) -> bytes:
+        """Return the 64-byte signature over kind, chain and body.
+
+        Raises:
+            SignerUnavailable: the key's holder did not answer, or refused.
+        """
+
+
+class LocalSigner:
+    """A signer whose seed is in this process."""
+
+    __slots__ = ("_key", "public_key")
+
+    def __init__(self, seed: bytes) -> None:
+        self._key = SigningKey(seed)
+        self.public_key = bytes(self._key.verify_key)
+
+    def __repr__(self) -> str:
+        return f"LocalSigner({self.public_key.hex()})"
+
+    def sign(self, kind: SignKind, chain_id: bytes, body: bytes) -> bytes:
+        """Return the 64-byte signature over kind, chain and body."""
+        return self._key.sign(compute_sign_bytes(kind, chain_id, body)).signature
+
+
+def open_signer(location: str, *, passphrase: str) -> Signer:
+    """Return the signer at a location: the path of a keystore file.
+
+    Raises:
+        SignerUnavailable: the location is a kind of signer that this version does not have.
+        KeystoreError: the keystore file does not open.
+    """
+    for scheme, name in ((PKCS11_SCHEME, "PKCS#11 tokens"), (REMOTE_SCHEME, "remote signers")):
+        if location.startswith(scheme):
+            raise SignerUnavailable(f"{location}: {name} are not supported by this version")
+    return LocalSigner(open_key(Path(location), passphrase))
+
+
+def open_file_signer(path: Path, passphrase: str) -> LocalSigner:
+    """Return the signer of one keystore file.
+
+    Raises:
+        KeystoreError: the file does not open.
+    """
+    return LocalSigner(open_key(path, passphrase))
