@@ -6,7 +6,7 @@ A limit that can be reached from outside has a test at the limit and one past it
 from typing import Final
 
 from atpar.ledger.certificates import MAX_CERTIFICATE_BYTES
-from atpar.ledger.limits import MAX_BLOCK_BYTES, MAX_BLOCK_TRANSACTIONS
+from atpar.ledger.limits import MAX_BLOCK_BYTES, MAX_BLOCK_TRANSACTIONS, MAX_TRANSACTION_BYTES
 
 # ---- the store (chain.db)
 STORE_BLOCK_CACHE_BYTES: Final = 64 * 1024 * 1024
@@ -38,9 +38,45 @@ MEMPOOL_MAX_TRANSACTIONS: Final = 100_000
 MAX_VERIFIED_ENVELOPES: Final = 200_000
 """Hashes of envelopes whose signatures were checked here."""
 
+# ---- the HTTP API
+MAX_BATCH_ENVELOPES: Final = 1_000
+"""Most envelopes in one `POST /v1/transactions`."""
+MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
+"""Most bytes of a request body, counted while it streams in."""
+MAX_REQUEST_HEAD_BYTES: Final = 16 * 1024
+"""Most bytes of a request line with its headers."""
+MAX_PIPELINED_BYTES: Final = 64 * 1024
+"""Most bytes that a client may send ahead while its request is being answered."""
+API_WRITE_CHUNK_BYTES: Final = 64 * 1024
+API_HEAD_TIMEOUT_S: Final = 15.0
+"""A connection is closed when no complete request head has come for this long."""
+API_BODY_TIMEOUT_S: Final = 30.0
+"""A whole request body has to come within this."""
+API_WRITE_TIMEOUT_S: Final = 20.0
+"""A client that takes longer for one chunk of an answer is disconnected."""
+API_LINGER_TIMEOUT_S: Final = 1.0
+"""How long the rest of a refused body is read and dropped, so that the answer arrives."""
+API_SHUTDOWN_GRACE_S: Final = 5.0
+API_SUBMIT_TIMEOUT_S: Final = 20.0
+"""Past this the answer to a submission is 202 with the ids and status `unknown`."""
+MAX_API_IN_FLIGHT: Final = 256
+"""Requests being answered at once; more are told to come back."""
+MAX_API_BODY_BYTES_IN_FLIGHT: Final = 128 * 1024 * 1024
+"""Bytes of request bodies held at once, over all requests."""
+MAX_STREAM_CLIENTS: Final = 64
+STREAM_KEEPALIVE_S: Final = 15.0
+STREAM_BLOCK_CACHE: Final = 8
+"""Blocks whose events are kept rendered for all streams."""
+MAX_PAGE_ENTRIES: Final = 500
+"""Most lines in one page of a listing."""
+DEFAULT_PAGE_ENTRIES: Final = 100
+
 assert MAX_BLOCK_BYTES < MAX_JOURNAL_RECORD_BYTES
 assert MAX_CERTIFICATE_BYTES < MAX_JOURNAL_RECORD_BYTES
 assert MAX_JOURNAL_RECORD_BYTES < JOURNAL_COMPACT_BYTES < MAX_JOURNAL_BYTES
 assert MAX_BLOCK_TRANSACTIONS * 2 <= MAX_VERIFIED_ENVELOPES
 assert MEMPOOL_MAX_BYTES > 4 * MAX_BLOCK_BYTES
 assert MEMPOOL_MAX_TRANSACTIONS > 4 * MAX_BLOCK_TRANSACTIONS
+assert MAX_BATCH_ENVELOPES * 4 <= MEMPOOL_MAX_TRANSACTIONS
+assert 4 * MAX_TRANSACTION_BYTES < MAX_REQUEST_BYTES < MAX_API_BODY_BYTES_IN_FLIGHT
+assert DEFAULT_PAGE_ENTRIES <= MAX_PAGE_ENTRIES <= MAX_PAGE
