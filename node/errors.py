@@ -12,7 +12,9 @@
     │   ├── JournalMissing          no journal: `node init` was not run, or the disk was wiped
     │   ├── JournalMismatch         belongs to another chain, epoch or validator
     │   └── JournalLost             a complete record is damaged: this node may not vote on it
+    ├── IdentityInvalid             a certificate or its key cannot be used, or is not registered
     ├── PeerFault                   a peer sent what no honest peer sends: drop the peer
+    │   └── FrameInvalid            a frame too long, or of a channel that is not open
     └── Halted                      a safety stop: going on could make two histories
 
 A request's fault is not an error here: it becomes a `ledger.errors.Refused` with a code. A broken
@@ -78,8 +80,18 @@ class JournalLost(JournalError):
     """A complete record is damaged, so votes that were sent may be missing: do not vote."""
 
 
+class IdentityInvalid(NodeError):
+    """A certificate or its key cannot be used, or no registered root issued it."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class PeerFault(NodeError):
     """A peer sent something that no honest peer sends. The connection is dropped."""
+
+
+class FrameInvalid(PeerFault):
+    """A frame longer than its channel allows, or of a channel that is not open."""
 
 
 class Halted(NodeError):
