@@ -364,6 +364,7 @@ def _build_asset(asset: str, institutions: Iterable[Institution]) -> GenesisAsse
             utc_offset_minutes=480,
             holidays=(),
             min_kyc_tier=0,
+            travel_rule_from=None,
             treasury=f"{ISSUER}/treasury",
             custodian=f"{CUSTODIAN}/reserve",
             auditor=f"{AUDITOR}/audit",
