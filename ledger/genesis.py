@@ -4,15 +4,18 @@ Its JSON form (`jsonform.py`) is what banks exchange and sign; the hash of its c
 without the signatures is the chain id.
 """
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from atpar.ledger.blocks import Header, ValidatorSetId
 from atpar.ledger.codec import Codec, Wire, encode
-from atpar.ledger.hashing import HashTag, compute_hash
+from atpar.ledger.hashing import HashTag, SignKind, compute_hash, compute_sign_bytes
 from atpar.ledger.limits import MAX_SCALE, MAX_VALIDATORS
 from atpar.ledger.operations import AssetTerms, Policy, Possessions
+from atpar.ledger.state import Overlay
 from atpar.ledger.types import (
     AccountId,
     Amount,
@@ -146,3 +149,49 @@ def compute_chain_id(document: GenesisDocument) -> bytes:
     """Return the chain id: the hash of the document without its signatures."""
     unsigned = msgspec.structs.replace(document, signatures=())
     return compute_hash(HashTag.GENESIS, encode(unsigned))
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    """The state that a document starts, and its header at height 0."""
+
+    document: GenesisDocument
+    chain_id: bytes
+    header: Header
+    digest: bytes
+    validators: ValidatorSetId
+    overlay: Overlay
+    """The whole state, tree nodes included, above an empty one."""
+
+
+def compute_genesis_sign_bytes(document: GenesisDocument) -> bytes:
+    """Return what each founding validator's administrator signs."""
+    return compute_sign_bytes(SignKind.GENESIS, compute_chain_id(document), b"")
+
+
+def parse_genesis(data: bytes) -> GenesisDocument:
+    """Return the checked document of its JSON bytes.
+
+    Raises:
+        GenesisInvalid: names the field.
+    """
+    raise NotImplementedError
+
+
+def render_genesis(document: GenesisDocument) -> bytes:
+    """Return the document as readable JSON."""
+    raise NotImplementedError
+
+
+def check_genesis(document: GenesisDocument, *, sealed: bool) -> None:
+    """Check everything the document says against everything else; with `sealed` also signatures.
+
+    Raises:
+        GenesisInvalid: names the field.
+    """
+    raise NotImplementedError
+
+
+def build_genesis(document: GenesisDocument) -> Genesis:
+    """Return the state that a checked document starts."""
+    raise NotImplementedError

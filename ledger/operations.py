@@ -89,6 +89,9 @@ class AssetTerms(Wire, frozen=True):
     ]
     """Days since 1970-01-01 in the asset's own calendar, sorted; weekends need no entry."""
     min_kyc_tier: Annotated[int, Meta(ge=0, le=9)]
+    travel_rule_from: Amount | None
+    """Least amount of a payment between two participants that needs travel-rule data; null: none
+    does."""
     treasury: AccountId
     custodian: AccountId
     auditor: AccountId

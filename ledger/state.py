@@ -11,11 +11,13 @@ speculative block drops its tree nodes with it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from atpar.ledger.codec import Codec, encode
 
 T = TypeVar("T")
+
+_MISSING: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,9 @@ class Section(Generic[T]):
     name: str
     codec: Codec[T]
     proven: bool
-    """Whether the state root covers it. An index that others can rebuild need not be."""
+    """Whether the section has a tree of its own in the state root."""
+    cached: bool = True
+    """Whether decoded records are worth keeping: not those that are read once."""
 
 
 TREE_NODES = 255
@@ -57,23 +61,38 @@ class View(Protocol):
 
 
 class Base:
-    """The state of the last final block: a backing, decoded on demand and cached."""
+    """The state of the last final block: a backing, decoded on demand and cached.
 
-    def __init__(self, backing: Backing, *, cache_records: int = 100_000) -> None:
+    The cache has two generations: a record read again moves to the young one, and when that is
+    full the old one is dropped. So what is hot stays, at the cost of one dictionary look-up.
+    """
+
+    def __init__(self, backing: Backing, *, cache_records: int = 200_000) -> None:
         self._backing = backing
-        self._cache_records = cache_records
-        self._cache: dict[tuple[int, bytes], Any] = {}
+        self._generation_records = max(1, cache_records // 2)
+        self._young: dict[int, dict[bytes, Any]] = {}
+        self._old: dict[int, dict[bytes, Any]] = {}
+        self._young_count = 0
 
     def get(self, section: Section[T], key: bytes) -> T | None:
         """Return the record under a key, or None."""
-        slot = (section.id, key)
-        try:
-            cached: T | None = self._cache[slot]
-        except KeyError:
+        table = self._young.get(section.id)
+        found: Any = _MISSING if table is None else table.get(key, _MISSING)
+        if found is not _MISSING:
+            cached: T | None = found
+            return cached
+        return self._load(section, key)
+
+    def _load(self, section: Section[T], key: bytes) -> T | None:
+        old = self._old.get(section.id)
+        record: Any = _MISSING if old is None else old.get(key, _MISSING)
+        if record is _MISSING:
             data = self._backing.get(section.id, key)
-            cached = None if data is None else section.codec.decode_stored(data)
-            self._remember(slot, cached)
-        return cached
+            record = None if data is None else section.codec.decode_stored(data)
+        if section.cached:
+            self._remember(section.id, key, record)
+        found: T | None = record
+        return found
 
     def scan(self, section: Section[T], prefix: bytes) -> Iterator[tuple[bytes, T]]:
         """Yield (key, record) for all keys with the prefix, in key order."""
@@ -86,55 +105,106 @@ class Base:
 
     def absorb(self, overlay: "Overlay") -> None:
         """Bring the cache in line with an overlay whose writes the backing now holds."""
-        for slot, record in overlay.records.items():
-            self._remember(slot, record)
+        for section_id, table in overlay.tables.items():
+            if overlay.sections[section_id].cached:
+                for key, record in table.items():
+                    self._remember(section_id, key, record)
 
-    def _remember(self, slot: tuple[int, bytes], record: Any) -> None:
-        if slot not in self._cache and len(self._cache) >= self._cache_records:
-            del self._cache[next(iter(self._cache))]
-        self._cache[slot] = record
+    def _remember(self, section_id: int, key: bytes, record: Any) -> None:
+        table = self._young.setdefault(section_id, {})
+        if key not in table:
+            self._young_count += 1
+        table[key] = record
+        if self._young_count >= self._generation_records:
+            self._old, self._young, self._young_count = self._young, {}, 0
 
 
 class Overlay:
-    """Writes above a parent view. Dropping the object undoes them."""
+    """Writes above a parent view. Dropping the object undoes them.
 
-    __slots__ = ("nodes", "parent", "records", "sections")
+    `checkpoint` and `rollback` bracket one transaction: the writes since the checkpoint are taken
+    back one by one, which costs a success nothing but the list of what it overwrote.
+    """
+
+    __slots__ = ("_undo", "nodes", "parent", "sections", "tables")
 
     def __init__(self, parent: "View") -> None:
         self.parent = parent
-        self.records: dict[tuple[int, bytes], Any] = {}
-        """(section id, key) -> record, or None where it was deleted."""
+        self.tables: dict[int, dict[bytes, Any]] = {}
+        """Section id -> key -> record, or None where it was deleted."""
         self.sections: dict[int, Section[Any]] = {}
         self.nodes: dict[bytes, bytes | None] = {}
+        self._undo: list[tuple[dict[bytes, Any], bytes, Any]] = []
 
     def get(self, section: Section[T], key: bytes) -> T | None:
         """Return the record under a key, or None."""
-        slot = (section.id, key)
-        if slot in self.records:
-            found: T | None = self.records[slot]
-            return found
+        table = self.tables.get(section.id)
+        if table is not None:
+            found: Any = table.get(key, _MISSING)
+            if found is not _MISSING:
+                record: T | None = found
+                return record
         return self.parent.get(section, key)
 
     def put(self, section: Section[T], key: bytes, record: T) -> None:
         """Write a record."""
-        self.records[(section.id, key)] = record
-        self.sections[section.id] = section
+        self._write(section, key, record)
 
     def delete(self, section: Section[Any], key: bytes) -> None:
         """Remove a record."""
-        self.records[(section.id, key)] = None
-        self.sections[section.id] = section
+        self._write(section, key, None)
+
+    def _write(self, section: Section[Any], key: bytes, record: Any) -> None:
+        table = self.tables.get(section.id)
+        if table is None:
+            table = self.tables[section.id] = {}
+            self.sections[section.id] = section
+        self._undo.append((table, key, table.get(key, _MISSING)))
+        table[key] = record
+
+    def checkpoint(self) -> None:
+        """Keep everything written so far: a later rollback goes back to here."""
+        self._undo.clear()
+
+    def rollback(self) -> None:
+        """Take back every record write since the last checkpoint."""
+        undo = self._undo
+        while undo:
+            table, key, before = undo.pop()
+            if before is _MISSING:
+                del table[key]
+            else:
+                table[key] = before
 
     def scan(self, section: Section[T], prefix: bytes) -> Iterator[tuple[bytes, T]]:
-        """Yield (key, record) for all keys with the prefix, in key order."""
-        merged = dict(self.parent.scan(section, prefix))
-        for (section_id, key), record in self.records.items():
-            if section_id == section.id and key.startswith(prefix):
-                if record is None:
-                    merged.pop(key, None)
-                else:
-                    merged[key] = record
-        yield from sorted(merged.items())
+        """Yield (key, record) for all keys with the prefix, in key order.
+
+        Reads as far as it is consumed. Writes made meanwhile may or may not show.
+        """
+        below = self.parent.scan(section, prefix)
+        table = self.tables.get(section.id)
+        if not table:
+            yield from below
+            return
+        own = sorted(key for key in table if key.startswith(prefix))
+        position = 0
+        for key, record in below:
+            while position < len(own) and own[position] < key:
+                written = table.get(own[position])
+                if written is not None:
+                    yield own[position], written
+                position += 1
+            if position < len(own) and own[position] == key:
+                position += 1
+                written = table.get(key)
+                if written is not None:
+                    yield key, written
+            else:
+                yield key, record
+        for key in own[position:]:
+            written = table.get(key)
+            if written is not None:
+                yield key, written
 
     def get_node(self, key: bytes) -> bytes | None:
         """Return the encoded tree node under a key, or None."""
@@ -144,14 +214,17 @@ class Overlay:
 
     def merge_into(self, parent: "Overlay") -> None:
         """Add these writes to the parent overlay, over its own."""
-        parent.records.update(self.records)
-        parent.sections.update(self.sections)
+        for section_id, table in self.tables.items():
+            section = self.sections[section_id]
+            for key, record in table.items():
+                parent._write(section, key, record)
         parent.nodes.update(self.nodes)
 
     def encode_writes(self) -> Iterator[tuple[int, bytes, bytes | None]]:
         """Yield (space, key, bytes or None for a deletion) for the disk."""
-        for (section_id, key), record in self.records.items():
-            yield section_id, key, None if record is None else encode(record)
+        for section_id, table in self.tables.items():
+            for key, record in table.items():
+                yield section_id, key, None if record is None else encode(record)
         for key, node in self.nodes.items():
             yield TREE_NODES, key, node
 

@@ -1,0 +1,461 @@
+"""What the state holds: one Struct per kind of record, and the table of sections they live in.
+
+Section ids are part of every hash and of every disk: never reuse one. A section is *proven* when
+its own tree goes into the state root; the balances have one tree per asset instead; the rest are
+indexes that anyone can rebuild from proven records (`rebuilt from` in the table).
+
+Composite keys join names with `|`, which no name contains, and end in fixed-width parts.
+"""
+
+from enum import IntFlag, StrEnum
+from typing import Annotated, Any, Final, NamedTuple
+
+from msgspec import Meta
+
+from atpar.ledger.codec import Codec, Wire
+from atpar.ledger.limits import MAX_VALIDATORS
+from atpar.ledger.operations import AssetTerms, Policy
+from atpar.ledger.state import Section
+from atpar.ledger.types import (
+    AccountId,
+    Amount,
+    AssetCode,
+    Bic,
+    Count,
+    Currency,
+    Direction,
+    Hash,
+    Height,
+    Jurisdiction,
+    Lei,
+    ParticipantCode,
+    ParticipantStatus,
+    PublicKey,
+    Role,
+    TimeMs,
+    Uuid,
+)
+
+# ---- participants, keys, accounts
+
+
+class Participant(Wire, frozen=True):
+    """A licensed institution."""
+
+    lei: Lei
+    bic: Bic
+    jurisdiction: Jurisdiction
+    roles: tuple[Role, ...]
+    status: ParticipantStatus
+    travel_key: PublicKey | None
+
+
+class KeyOwner(Wire, frozen=True):
+    """To whom a public key belongs, for ever."""
+
+    participant: ParticipantCode
+
+
+class AccountStatus(StrEnum):
+    """Where an account is in its life. Closing refuses credits; closed has nothing left."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Blocked(IntFlag):
+    """Which movements whole-account freezes block right now, as bits in a record."""
+
+    DEBIT = 1
+    CREDIT = 2
+
+
+class PendingPolicy(Wire, frozen=True):
+    """A recovery that takes effect unless the current policy cancels it."""
+
+    policy: Policy
+    effective_at_ms: TimeMs
+
+
+class Account(Wire, frozen=True):
+    """A principal, which may hold balances."""
+
+    policy: Policy
+    reference_required: bool
+    status: AccountStatus
+    blocked: Count
+    """`Blocked` bits of the freezes that cover all assets."""
+    pending: PendingPolicy | None
+
+
+# ---- assets and their supply
+
+
+class Pause(IntFlag):
+    """Which operations of an asset are paused, as bits in a record."""
+
+    MINT = 1
+    TRANSFER = 2
+    HOLD = 4
+    CAPTURE = 8
+
+
+class Asset(Wire, frozen=True):
+    """One currency of one issuer, backed by one segregated reserve."""
+
+    issuer: ParticipantCode
+    currency: Currency
+    scale: Count
+    terms: AssetTerms
+    paused: Count
+    """`Pause` bits."""
+
+
+class Supply(Wire, frozen=True):
+    """What was ever minted and burned; the difference is in circulation."""
+
+    minted: Amount
+    burned: Amount
+
+
+class Reserve(Wire, frozen=True):
+    """The custodian's last attestation and what followed from it."""
+
+    sequence: Count
+    as_of_ms: TimeMs
+    attested: Amount
+    """What the custodian stated, in minor units."""
+    backing: Amount
+    """R of the reserve gate: attested, plus listed redemptions still pending, less redemptions
+    burned after `as_of_ms` that are not listed. Kept exact at each burn, release, attestation."""
+    paid_not_burned: tuple[Hash, ...]
+    report_hash: Hash
+    audited_sequence: Count
+    """The highest sequence the auditor countersigned, 0 for none."""
+    audited_as_of_ms: TimeMs
+    """`as_of_ms` of that sequence."""
+
+
+class Attestation(Wire, frozen=True):
+    """One sequence as the custodian stated it, kept until the auditor went past it."""
+
+    as_of_ms: TimeMs
+    amount: Amount
+    paid_not_burned: tuple[Hash, ...]
+    report_hash: Hash
+
+
+class Quota(Wire, frozen=True):
+    """How much one minter may mint: a bucket that refills exactly."""
+
+    capacity: Amount
+    refill_per_day: Amount
+    units: Amount
+    """Minor units available at `updated_ms`."""
+    remainder: Count
+    """Fraction of a unit on top, in 1 / 86,400,000."""
+    updated_ms: TimeMs
+
+
+class UsedReference(Wire, frozen=True):
+    """Marks a funding or payout reference as used, by what."""
+
+    height: Height
+    amount: Amount
+
+
+# ---- balances, holds, freezes
+
+
+class Balance(Wire, frozen=True):
+    """What one account holds of one asset; absent when everything is zero."""
+
+    posted: Amount
+    held: Amount
+    """Sum of its open holds."""
+    frozen: Amount
+    """Sum of the amounts that freeze orders block."""
+    blocked: Count
+    """`Blocked` bits of the whole-account freezes of this asset."""
+    holds: Count
+    """Number of its open holds."""
+
+    @property
+    def available(self) -> int:
+        """What can move now, whole-account freezes aside."""
+        return max(0, self.posted - self.held - self.frozen)
+
+
+NO_BALANCE: Final = Balance(0, 0, 0, 0, 0)
+
+
+class HoldKind(StrEnum):
+    """What a hold serves; decides how it can end."""
+
+    PAYMENT = "payment"
+    REDEMPTION = "redemption"
+
+
+class HoldStatus(StrEnum):
+    """Where a hold is in its life; every state but PENDING is an end."""
+
+    PENDING = "pending"
+    ENDED = "ended"
+    """A payment hold with nothing left to capture."""
+    BURNED = "burned"
+    RETURNED = "returned"
+
+
+class RedemptionTerms(Wire, frozen=True):
+    """What a redemption carries on top of a hold."""
+
+    payout_hash: Hash
+    due_ms: TimeMs
+    """Last millisecond in time. Moves on by the time spent blocked."""
+    blocked_since_ms: TimeMs | None
+    """Set while a freeze stops the clock."""
+    payout_ref: Uuid | None
+    paid_at_ms: TimeMs | None
+    burned_at_ms: TimeMs | None
+    reversed: Amount
+    """Sum of the mints that reversed this burn."""
+
+
+class Hold(Wire, frozen=True):
+    """Money reserved on the debtor's account for a creditor."""
+
+    kind: HoldKind
+    status: HoldStatus
+    asset: AssetCode
+    debtor: AccountId
+    creditor: AccountId
+    """For a redemption the treasury at the time of `redeem`."""
+    amount: Amount
+    """The original amount."""
+    captured: Amount
+    released: Amount
+    burned: Amount
+    placed_at_ms: TimeMs
+    position: Count
+    """Order among the holds placed at the same time: transaction index * 1000 + op index."""
+    redemption: RedemptionTerms | None
+
+    @property
+    def open(self) -> int:
+        """What is still reserved, in minor units."""
+        return self.amount - self.captured - self.released - self.burned
+
+
+class FreezeOrder(Wire, frozen=True):
+    """One order that blocks an account or an amount on it, until it is lifted."""
+
+    account: AccountId
+    asset: AssetCode | None
+    direction: Direction
+    amount: Amount | None
+    by: AccountId
+    order_hash: Hash
+    review_at_ms: TimeMs
+    placed_at_ms: TimeMs
+
+
+# ---- the chain itself
+
+
+class Validator(Wire, frozen=True):
+    """One member of the validator set."""
+
+    participant: ParticipantCode
+    vote_key: PublicKey
+    admin_key: PublicKey
+    root_certificate: Annotated[str, Meta(max_length=8_192)]
+    address: Annotated[str, Meta(max_length=270)]
+
+
+class ValidatorSet(Wire, frozen=True):
+    """The ordered members of one epoch. Governance is derived from their administrators' keys."""
+
+    epoch: Count
+    members: Annotated[tuple[Validator, ...], Meta(max_length=MAX_VALIDATORS)]
+
+
+class Params(Wire, frozen=True):
+    """Chain-wide parameters in force; the fields are those of the genesis document."""
+
+    max_window_ms: TimeMs
+    tx_id_retention_ms: TimeMs
+    max_block_bytes: Count
+    max_block_transactions: Count
+    epoch_blocks: Count
+    block_interval_ms: TimeMs
+    heartbeat_ms: TimeMs
+    delta_ms: TimeMs
+
+
+class IdBucket(Wire, frozen=True):
+    """The transaction ids whose window ends in one hour: how many, and their running hash."""
+
+    count: Count
+    running_hash: Hash
+
+
+class TxRecord(Wire, frozen=True):
+    """That a transaction id was used: by which body, and where."""
+
+    body_hash: Hash
+    tx_hash: Hash
+    height: Height
+    index: Count
+    valid_until_ms: TimeMs
+
+
+class TxListEntry(Wire, frozen=True):
+    """One entry of an id bucket, as the running hash covers it."""
+
+    sender: AccountId
+    tx_id: Uuid
+    body_hash: Hash
+    height: Height
+    index: Count
+
+
+class IndexMark(Wire, frozen=True):
+    """The value of an index entry whose key says everything."""
+
+
+MARK: Final = IndexMark()
+
+
+class IndexAmount(Wire, frozen=True):
+    """The value of an index entry that carries an amount."""
+
+    amount: Amount
+
+
+# ---- the table
+
+
+def _section(
+    number: int, name: str, kind: Any, *, proven: bool, cached: bool = True
+) -> Section[Any]:
+    codec: Codec[Any] = Codec(kind, name=name, max_bytes=4 * 1024 * 1024)
+    return Section(number, name, codec, proven, cached)
+
+
+PARTICIPANTS: Final[Section[Participant]] = _section(1, "participants", Participant, proven=True)
+"""code"""
+KEYS: Final[Section[KeyOwner]] = _section(2, "keys", KeyOwner, proven=True)
+"""public key"""
+ACCOUNTS: Final[Section[Account]] = _section(3, "accounts", Account, proven=True)
+"""account id"""
+ASSETS: Final[Section[Asset]] = _section(4, "assets", Asset, proven=True)
+"""asset code"""
+SUPPLIES: Final[Section[Supply]] = _section(5, "supplies", Supply, proven=True)
+"""asset code"""
+RESERVES: Final[Section[Reserve]] = _section(6, "reserves", Reserve, proven=True)
+"""asset code"""
+ATTESTATIONS: Final[Section[Attestation]] = _section(7, "attestations", Attestation, proven=True)
+"""asset | sequence u64"""
+QUOTAS: Final[Section[Quota]] = _section(8, "quotas", Quota, proven=True)
+"""asset | minter"""
+HOLDS: Final[Section[Hold]] = _section(9, "holds", Hold, proven=True)
+"""hold id"""
+FREEZES: Final[Section[FreezeOrder]] = _section(10, "freezes", FreezeOrder, proven=True)
+"""freeze id"""
+FUNDING_REFS: Final[Section[UsedReference]] = _section(
+    11, "funding_refs", UsedReference, proven=True
+)
+"""asset | reference"""
+PAYOUT_REFS: Final[Section[UsedReference]] = _section(12, "payout_refs", UsedReference, proven=True)
+"""asset | reference"""
+VALIDATORS: Final[Section[ValidatorSet]] = _section(17, "validators", ValidatorSet, proven=True)
+"""`current`, and `next` once it is set"""
+PARAMS: Final[Section[Params]] = _section(18, "params", Params, proven=True)
+"""`current`"""
+ID_BUCKETS: Final[Section[IdBucket]] = _section(19, "id_buckets", IdBucket, proven=True)
+"""hour u64"""
+
+BALANCES: Final[Section[Balance]] = _section(32, "balances", Balance, proven=False)
+"""asset | account; proven by one Merkle-sum tree per asset, keyed by the account"""
+
+TX_IDS: Final[Section[TxRecord]] = _section(40, "tx_ids", TxRecord, proven=False, cached=False)
+"""sender | tx id; rebuilt from TX_LISTS"""
+TX_LISTS: Final[Section[TxListEntry]] = _section(
+    41, "tx_lists", TxListEntry, proven=False, cached=False
+)
+"""hour u64, position u64; covered by the running hash of ID_BUCKETS"""
+OPEN_HOLDS: Final[Section[IndexMark]] = _section(42, "open_holds", IndexMark, proven=False)
+"""asset | debtor | placed_at u64, position u64, hold id; rebuilt from HOLDS"""
+DUE: Final[Section[IndexMark]] = _section(43, "due", IndexMark, proven=False)
+"""asset | due u64, hold id of a pending redemption whose clock runs; rebuilt from HOLDS"""
+RECENT_BURNS: Final[Section[IndexAmount]] = _section(44, "recent_burns", IndexAmount, proven=False)
+"""asset | burn time u64, hold id, for burns after the current as_of; rebuilt from HOLDS"""
+ACCOUNT_FREEZES: Final[Section[IndexMark]] = _section(
+    45, "account_freezes", IndexMark, proven=False
+)
+"""account | asset or empty | freeze id; rebuilt from FREEZES"""
+
+SECTIONS: Final[tuple[Section[Any], ...]] = (
+    PARTICIPANTS,
+    KEYS,
+    ACCOUNTS,
+    ASSETS,
+    SUPPLIES,
+    RESERVES,
+    ATTESTATIONS,
+    QUOTAS,
+    HOLDS,
+    FREEZES,
+    FUNDING_REFS,
+    PAYOUT_REFS,
+    VALIDATORS,
+    PARAMS,
+    ID_BUCKETS,
+    BALANCES,
+    TX_IDS,
+    TX_LISTS,
+    OPEN_HOLDS,
+    DUE,
+    RECENT_BURNS,
+    ACCOUNT_FREEZES,
+)
+"""Every section, in table order (ascending id): the order of the section roots."""
+
+PROVEN_SECTIONS: Final = tuple(section for section in SECTIONS if section.proven)
+
+assert [s.id for s in SECTIONS] == sorted({s.id for s in SECTIONS})
+
+CURRENT: Final = b"current"
+NEXT: Final = b"next"
+
+
+class Posting(NamedTuple):
+    """One movement of posted money, for statements. Minting has no debtor, burning no creditor."""
+
+    tx_index: int
+    op_index: int
+    asset: str
+    debtor: str | None
+    creditor: str | None
+    amount: int
+
+
+def balance_key(asset: str, account: str) -> bytes:
+    """Return the key of a balance; the part after `|` is its key in the asset's tree."""
+    return f"{asset}|{account}".encode()
+
+
+def pair_key(first: str, second: str) -> bytes:
+    """Return the key made of two names."""
+    return f"{first}|{second}".encode()
+
+
+def reference_key(asset: str, reference: bytes) -> bytes:
+    """Return the key of a funding or payout reference."""
+    return asset.encode() + b"|" + reference
+
+
+def number_key(number: int) -> bytes:
+    """Return 8 big-endian bytes, so that keys sort by the number."""
+    return number.to_bytes(8, "big")
