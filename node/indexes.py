@@ -1,0 +1,116 @@
+"""What the store's indexes say about a block: payment references and statement lines.
+
+Derived from the block alone, so any node can rebuild them; nothing here is covered by a hash.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+from msgspec import Meta
+
+from atpar.ledger.blocks import Header
+from atpar.ledger.codec import Wire
+from atpar.ledger.operations import Burn, Mint, Transfer
+from atpar.ledger.records import BALANCES, Posting, balance_key
+from atpar.ledger.state import Overlay
+from atpar.ledger.transactions import Transaction
+from atpar.ledger.types import Amount, AssetCode, Count
+from atpar.node.gateway import Entry
+
+
+class Line(Wire, frozen=True):
+    """One movement of one account's posted balance; the rest is in the block."""
+
+    index: Count
+    """The transaction's position in its block."""
+    op: Count
+    """The operation's position in its transaction."""
+    asset: AssetCode
+    amount: Amount
+    """Minor units; negative for a debit."""
+    posted: Amount
+    """Posted balance after this movement."""
+    counterparty: Annotated[str, Meta(max_length=40)] | None
+
+
+def compute_uetrs(tx: Transaction) -> Iterator[bytes]:
+    """Yield the payment references that a transaction names, each once, in order."""
+    seen = set()
+    for op in tx.body.ops:
+        reference = get_reference(op)
+        if reference is not None and reference not in seen:
+            seen.add(reference)
+            yield reference
+
+
+def get_reference(op: object) -> bytes | None:
+    """Return the UETR of a transfer, or the reference of the fiat payment behind mint or burn."""
+    match op:
+        case Transfer():
+            return op.uetr
+        case Mint():
+            return op.funding_ref
+        case Burn():
+            return op.payout_ref
+        case _:
+            return None
+
+
+def compute_lines(
+    postings: Sequence[Posting], overlay: Overlay
+) -> Iterator[tuple[str, tuple[Line, ...]]]:
+    """Yield (account, its lines in order) for every account whose posted balance moved.
+
+    Reads only the block's own overlay, which holds every balance that moved, so it may run in
+    another thread than the one that executes.
+    """
+    posted: dict[tuple[str, str], int] = {}
+    lines: dict[str, list[Line]] = {}
+    # Backwards from the balances after the block: each movement names the balance it left behind.
+    for posting in reversed(postings):
+        asset, debtor, creditor = posting.asset, posting.debtor, posting.creditor
+        # Within one posting the credit comes last.
+        for account, other, amount in (
+            (creditor, debtor, posting.amount),
+            (debtor, creditor, -posting.amount),
+        ):
+            if account is None:
+                continue
+            after = posted.get((asset, account))
+            if after is None:
+                after = _get_posted(overlay, asset, account)
+            posted[(asset, account)] = after - amount
+            line = Line(posting.tx_index, posting.op_index, asset, amount, after, other)
+            lines.setdefault(account, []).append(line)
+    for account, found in lines.items():
+        found.reverse()
+        yield account, tuple(found)
+
+
+def _get_posted(overlay: Overlay, asset: str, account: str) -> int:
+    balance = overlay.tables[BALANCES.id][balance_key(asset, account)]
+    posted: int = 0 if balance is None else balance.posted
+    return posted
+
+
+def describe_line(line: Line, *, header: Header, tx: Transaction) -> Entry:
+    """Return a statement line with what its block says about it."""
+    op = tx.body.ops[line.op]
+    return Entry(
+        asset=line.asset,
+        height=header.height,
+        index=line.index,
+        op=line.op,
+        timestamp_ms=header.timestamp_ms,
+        tx_hash=tx.hash,
+        kind=_snake(type(op).__name__),
+        amount=line.amount,
+        posted=line.posted,
+        counterparty=line.counterparty,
+        uetr=get_reference(op),
+        reference=op.reference if isinstance(op, Transfer) else "",
+    )
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

@@ -1,0 +1,414 @@
+"""chain.db: everything that is final, written once per finalization in one atomic synced batch.
+
+The state of the last final block, the blocks with their receipts and finalizations, and the
+indexes that answer questions about them, in one ordered key-value engine under one-byte spaces:
+
+    m name                          schema version, chain id, position of the last final block
+    s section key                   state records and tree nodes (`ledger.state.Backing`)
+    h height                        header            d digest  -> height
+    b height                        block             r height  -> receipts of the block, in order
+    f height                        finalization of the block at this height
+    t transaction hash              -> height, index
+    i sender 0 transaction id       -> height, index
+    u uetr height index             (nothing)
+    e account 0 height              -> the account's statement lines of that block
+
+A crash leaves the old position or the new one. A block finalised by a descendant has no
+finalization of its own; it is in one batch with that descendant, so its proof is always complete.
+Numbers in keys are big-endian, so key order is chain order.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from atpar.ledger.blocks import BLOCK, HEADER, Block, Header
+from atpar.ledger.certificates import FINALIZATION, Finalization
+from atpar.ledger.codec import Codec, Wire, encode
+from atpar.ledger.limits import MAX_BLOCK_OPS, MAX_BLOCK_TRANSACTIONS
+from atpar.ledger.receipts import Receipt
+from atpar.ledger.records import Posting
+from atpar.ledger.state import Base, Overlay
+from atpar.ledger.transactions import Transaction, decode_transaction
+from atpar.ledger.types import ChainId, Count, Hash, Height
+from atpar.node.errors import StoreCorrupt, StoreMismatch, StoreMissing, StoreSchema
+from atpar.node.gateway import Entry, EntryCursor, FinalityPath, FinalState
+from atpar.node.indexes import Line, compute_lines, compute_uetrs, describe_line
+from atpar.node.kv import KeyValue, KeyValueReader, LevelKeyValue, Write
+from atpar.node.limits import MAX_PAGE
+
+SCHEMA_VERSION: Final = 1
+
+_SCHEMA_KEY: Final = b"mschema"
+_CHAIN_KEY: Final = b"mchain"
+_FINAL_KEY: Final = b"mfinal"
+_STATE: Final = [b"s" + bytes((space,)) for space in range(256)]
+_HEIGHT = struct.Struct(">Q")
+_PLACE = struct.Struct(">QI")
+
+T = TypeVar("T")
+
+
+class Position(Wire, frozen=True):
+    """The last final block."""
+
+    height: Height
+    digest: Hash
+    view: Count
+    epoch: Count
+
+
+_SCHEMA = Codec[int](Annotated[int, Meta(ge=0)], name="schema version", max_bytes=9)
+_CHAIN = Codec[bytes](ChainId, name="chain id", max_bytes=34)
+_POSITION = Codec[Position](Position, name="final position", max_bytes=128)
+_RECEIPTS = Codec[tuple[Receipt, ...]](
+    tuple[Receipt, ...], name="receipts", max_bytes=MAX_BLOCK_TRANSACTIONS * 256 + 5
+)
+_LINES = Codec[tuple[Line, ...]](
+    tuple[Line, ...], name="statement lines", max_bytes=MAX_BLOCK_OPS * 64 + 5
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FinalBlock:
+    """One final block and everything that is written with it."""
+
+    header: Header
+    digest: bytes
+    block_bytes: bytes
+    """Its canonical encoding, as it came from the network or was proposed."""
+    transactions: tuple[Transaction, ...]
+    receipts: tuple[Receipt, ...]
+    postings: tuple[Posting, ...]
+    overlay: Overlay
+    """The block's writes; must not change any more."""
+    finalization: Finalization
+    """Of this block or of the descendant that finalised it."""
+    finalized_height: int
+    """Height of the block that the finalization names."""
+
+
+class Store:
+    """The open database. One thread at a time commits; reads may come from any thread."""
+
+    def __init__(self, engine: KeyValue, *, chain_id: bytes | None = None) -> None:
+        """Open what an engine holds; with `chain_id` only if it is that chain's.
+
+        Raises:
+            StoreMissing, StoreSchema, StoreMismatch, StoreCorrupt: it cannot be used as it is.
+        """
+        self._engine = engine
+        _check_schema(engine)
+        self.chain_id = _read(engine, _CHAIN_KEY, _CHAIN)
+        if chain_id is not None and self.chain_id != chain_id:
+            raise StoreMismatch(
+                f"chain.db holds chain {self.chain_id.hex()}, genesis.json is {chain_id.hex()}"
+            )
+        self.position = _read(engine, _FINAL_KEY, _POSITION)
+        """The last final block on the disk; moves when a commit returns."""
+
+    def close(self) -> None:
+        """Close the engine and release its lock."""
+        self._engine.close()
+
+    # ---- the state, as `ledger.state.Backing`
+
+    def get(self, space: int, key: bytes) -> bytes | None:
+        """Return the bytes stored under a key of a section (or of TREE_NODES)."""
+        return self._engine.get(_STATE[space] + key)
+
+    def scan(self, space: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, bytes) for all keys of a section with the prefix, in key order."""
+        for key, value in self._engine.scan(_STATE[space] + prefix):
+            yield prefix + key, value
+
+    # ---- writing
+
+    def commit(self, blocks: Sequence[FinalBlock]) -> None:
+        """Write blocks that one finalization made final, in order, in one atomic synced batch.
+
+        Raises:
+            DiskFault: nothing of it may be relied on; the node stops.
+            StoreCorrupt: the engine found damage; the node stops.
+        """
+        position = self.position
+        for block in blocks:
+            header = block.header
+            assert header.height == position.height + 1, (header.height, position.height)
+            assert header.parent == position.digest
+            position = Position(header.height, block.digest, header.view, header.epoch)
+        self._engine.write(_encode_commit(blocks, position))
+        self.position = position
+
+    # ---- blocks
+
+    def get_header(self, height: int) -> Header | None:
+        """Return the header at a height, or None above the final height."""
+        return _find(self._engine, _key(b"h", height), HEADER)
+
+    def get_block_bytes(self, height: int) -> bytes | None:
+        """Return the canonical bytes of a block, or None where there is none."""
+        return self._engine.get(_key(b"b", height))
+
+    def get_block(self, height: int) -> Block | None:
+        """Return the block at a height, or None above the final height and for height 0."""
+        return _find(self._engine, _key(b"b", height), BLOCK)
+
+    def find_height(self, digest: bytes) -> int | None:
+        """Return the height of the final block with a digest, or None."""
+        value = self._engine.get(b"d" + digest)
+        return None if value is None else _unpack(_HEIGHT, value, "digest index")[0]
+
+    def get_receipts(self, height: int) -> tuple[Receipt, ...] | None:
+        """Return the receipts of a block, in order; None where there is no block."""
+        return _find(self._engine, _key(b"r", height), _RECEIPTS)
+
+    def get_finalization_at_or_above(self, height: int) -> tuple[int, Finalization] | None:
+        """Return the lowest finalization that makes a height final, with its own block's height."""
+        for key, value in self._engine.scan(b"f", start=_HEIGHT.pack(height)):
+            return _unpack(_HEIGHT, key, "key")[0], _decode(FINALIZATION, value)
+        return None
+
+    def get_finality_path(self, height: int) -> FinalityPath | None:
+        """Return what makes the block at a height final; None where there is no block."""
+        if not 0 < height <= self.position.height:
+            return None
+        found = self.get_finalization_at_or_above(height)
+        if found is None:
+            raise StoreCorrupt(f"chain.db: no finalization at or above height {height}")
+        top, finalization = found
+        headers = tuple(self._get_known_header(h) for h in range(top, height - 1, -1))
+        return FinalityPath(finalization=finalization, headers=headers)
+
+    def _get_known_header(self, height: int) -> Header:
+        header = self.get_header(height)
+        if header is None:
+            raise StoreCorrupt(f"chain.db: the header at height {height} is missing")
+        return header
+
+    # ---- transactions and statements
+
+    def find_transaction(self, tx_hash: bytes) -> tuple[int, int] | None:
+        """Return (height, index) of an executed transaction, or None."""
+        return self._find_place(b"t" + tx_hash)
+
+    def find_by_id(self, sender: str, tx_id: bytes) -> tuple[int, int] | None:
+        """Return (height, index) of the executed transaction with a sender's id, or None."""
+        return self._find_place(b"i" + sender.encode() + b"\0" + tx_id)
+
+    def find_by_uetr(self, uetr: bytes, *, limit: int) -> list[tuple[int, int]]:
+        """Return (height, index) of transactions that name a payment reference, oldest first."""
+        found: list[tuple[int, int]] = []
+        for key, _ in self._engine.scan(b"u" + uetr):
+            if len(found) == min(limit, MAX_PAGE):
+                break
+            height, index = _unpack(_PLACE, key, "uetr index")
+            found.append((height, index))
+        return found
+
+    def _find_place(self, key: bytes) -> tuple[int, int] | None:
+        value = self._engine.get(key)
+        if value is None:
+            return None
+        height, index = _unpack(_PLACE, value, "transaction index")
+        return height, index
+
+    def get_transaction(self, height: int, index: int) -> Transaction | None:
+        """Return one transaction of a final block, or None where there is none."""
+        block = self.get_block(height)
+        if block is None or index >= len(block.transactions):
+            return None
+        return decode_transaction(block.transactions[index])
+
+    def get_entries(
+        self, account: str, *, asset: str | None, after: EntryCursor | None, limit: int
+    ) -> list[Entry]:
+        """Return statement lines of an account in order, those after a cursor, at most `limit`."""
+        entries: list[Entry] = []
+        limit = min(limit, MAX_PAGE)
+        start = b"" if after is None else _HEIGHT.pack(after[0])
+        for key, value in self._engine.scan(_account_key(account), start=start):
+            if len(entries) >= limit:
+                break
+            height = _unpack(_HEIGHT, key, "statement index")[0]
+            lines = [
+                line
+                for line in _decode(_LINES, value)
+                if (asset is None or line.asset == asset)
+                and (after is None or (height, line.index, line.op) > after)
+            ]
+            if lines:
+                entries += self._describe(height, lines[: limit - len(entries)])
+        return entries
+
+    def _describe(self, height: int, lines: Sequence[Line]) -> Iterator[Entry]:
+        """Yield full entries for the lines of one block."""
+        block = self.get_block(height)
+        if block is None:
+            raise StoreCorrupt(f"chain.db: the block at height {height} is missing")
+        decoded: dict[int, Transaction] = {}
+        for line in lines:
+            tx = decoded.get(line.index)
+            if tx is None:
+                tx = decoded[line.index] = decode_transaction(block.transactions[line.index])
+            yield describe_line(line, header=block.header, tx=tx)
+
+    # ---- the final state
+
+    def get_final(self) -> FinalState:
+        """Return the last final state, as one consistent snapshot."""
+        snapshot = self._engine.snapshot()
+        position = _read(snapshot, _FINAL_KEY, _POSITION)
+        header = _read(snapshot, _key(b"h", position.height), HEADER)
+        view = Base(_SnapshotBacking(snapshot), cache_records=1_024)
+        return FinalState(header=header, digest=position.digest, view=view)
+
+
+class _SnapshotBacking:
+    """The state inside one snapshot."""
+
+    def __init__(self, snapshot: KeyValueReader) -> None:
+        self._snapshot = snapshot
+
+    def get(self, space: int, key: bytes) -> bytes | None:
+        """Return the bytes stored under a key."""
+        return self._snapshot.get(_STATE[space] + key)
+
+    def scan(self, space: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, bytes) for all keys with the prefix, in key order."""
+        for key, value in self._snapshot.scan(_STATE[space] + prefix):
+            yield prefix + key, value
+
+
+# ---- making and opening
+
+
+def open_store(path: Path, *, chain_id: bytes | None = None) -> Store:
+    """Open the `chain.db` folder of a node; this process then holds its lock until `close`.
+
+    Raises:
+        StoreError: it cannot be used as it is; the class and the message say why.
+        DiskFault: it cannot be read.
+    """
+    engine = LevelKeyValue(path)
+    try:
+        return Store(engine, chain_id=chain_id)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def create_store(
+    path: Path, *, chain_id: bytes, header: Header, digest: bytes, overlay: Overlay
+) -> None:
+    """Make `chain.db` with the genesis state at height 0. Half-made ones are completed.
+
+    Raises:
+        StoreMismatch: there is a complete one already; it is left alone.
+    """
+    engine = LevelKeyValue(path, create=True)
+    try:
+        if engine.get(_SCHEMA_KEY) is not None:
+            raise StoreMismatch(f"{path} holds a chain already; it is never overwritten")
+        write_genesis(engine, chain_id=chain_id, header=header, digest=digest, overlay=overlay)
+    finally:
+        engine.close()
+
+
+def write_genesis(
+    engine: KeyValue, *, chain_id: bytes, header: Header, digest: bytes, overlay: Overlay
+) -> None:
+    """Write the genesis state into an empty engine, in one batch."""
+    position = Position(header.height, digest, header.view, header.epoch)
+
+    def batch() -> Iterator[Write]:
+        yield from _encode_state(overlay)
+        yield _key(b"h", header.height), encode(header)
+        yield b"d" + digest, _HEIGHT.pack(header.height)
+        yield _CHAIN_KEY, encode(chain_id)
+        yield _SCHEMA_KEY, encode(SCHEMA_VERSION)
+        yield _FINAL_KEY, encode(position)
+
+    engine.write(batch())
+
+
+def _check_schema(engine: KeyValueReader) -> None:
+    value = engine.get(_SCHEMA_KEY)
+    if value is None:
+        raise StoreMissing("chain.db is empty or half-made; run `atpar node init` again")
+    version = _decode(_SCHEMA, value)
+    if version != SCHEMA_VERSION:
+        raise StoreSchema(
+            f"chain.db has schema version {version}, this program reads version {SCHEMA_VERSION}; "
+            "run the version that wrote it, or let the node fetch the chain again in a new folder"
+        )
+
+
+# ---- encoding
+
+
+def _encode_commit(blocks: Iterable[FinalBlock], position: Position) -> Iterator[Write]:
+    for block in blocks:
+        header = block.header
+        height = header.height
+        key = _HEIGHT.pack(height)
+        yield from _encode_state(block.overlay)
+        yield b"h" + key, encode(header)
+        yield b"d" + block.digest, key
+        yield b"b" + key, block.block_bytes
+        yield b"r" + key, encode(block.receipts)
+        yield b"f" + _HEIGHT.pack(block.finalized_height), encode(block.finalization)
+        for index, tx in enumerate(block.transactions):
+            place = _PLACE.pack(height, index)
+            yield b"t" + tx.hash, place
+            yield b"i" + tx.body.sender.encode() + b"\0" + tx.body.tx_id, place
+            for uetr in compute_uetrs(tx):
+                yield b"u" + uetr + place, b""
+        for account, lines in compute_lines(block.postings, block.overlay):
+            yield _account_key(account) + key, encode(lines)
+    yield _FINAL_KEY, encode(position)
+
+
+def _encode_state(overlay: Overlay) -> Iterator[Write]:
+    for space, key, value in overlay.encode_writes():
+        yield _STATE[space] + key, value
+
+
+def _key(space: bytes, height: int) -> bytes:
+    return space + _HEIGHT.pack(height)
+
+
+def _account_key(account: str) -> bytes:
+    return b"e" + account.encode() + b"\0"
+
+
+def _find(engine: KeyValueReader, key: bytes, codec: Codec[T]) -> T | None:
+    value = engine.get(key)
+    return None if value is None else _decode(codec, value)
+
+
+def _read(engine: KeyValueReader, key: bytes, codec: Codec[T]) -> T:
+    value = engine.get(key)
+    if value is None:
+        raise StoreCorrupt(f"chain.db: the {codec.name} is missing")
+    return _decode(codec, value)
+
+
+def _decode(codec: Codec[T], value: bytes) -> T:
+    """Decode what this node wrote; anything else than a value of that type is damage."""
+    try:
+        return codec.decode_stored(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreCorrupt(f"chain.db: {codec.name} does not read back: {error}") from error
+
+
+def _unpack(layout: struct.Struct, value: bytes, name: str) -> tuple[int, ...]:
+    try:
+        return layout.unpack(value)
+    except struct.error as error:
+        raise StoreCorrupt(f"chain.db: {name} does not read back: {error}") from error
