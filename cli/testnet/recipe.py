@@ -365,7 +365,6 @@ def _build_asset(asset: str, institutions: Iterable[Institution]) -> GenesisAsse
             holidays=(),
             min_kyc_tier=0,
             travel_rule_from=None,
-            travel_rule_from=None,
             treasury=f"{ISSUER}/treasury",
             custodian=f"{CUSTODIAN}/reserve",
             auditor=f"{AUDITOR}/audit",
