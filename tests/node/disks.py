@@ -39,11 +39,11 @@ class FakeDisk:
         after = {}
         for path, data in self.cached.items():
             kept = self.synced.get(path, b"")
+            after[path] = kept
             if data != kept:
                 assert data.startswith(kept)
                 rest = data[len(kept) :]
-                data = kept + (rest if tail is None else rest[:tail]) + bytes(zeros)
-            after[path] = data
+                after[path] += (rest if tail is None else rest[:tail]) + bytes(zeros)
         return FakeDisk(synced=dict(after), cached=dict(after))
 
     # ---- what the journal uses

@@ -225,7 +225,7 @@ def test_power_cut_at_every_step_keeps_every_acknowledged_entry(
         disk = new_disk()
         disk.cut_at = step
         safe, tried = run_history(disk)
-        partial = tail is not None and 0 < tail
+        partial = tail is not None and tail > 0
         check_survivors(disk.survive(tail=tail, zeros=0 if partial else zeros), safe, tried)
 
 
