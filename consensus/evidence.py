@@ -1,0 +1,108 @@
+"""Portable evidence: two messages signed by one validator that no honest one both sends.
+
+A piece of evidence convinces anyone who knows the chain id and the validator set of its epoch. An
+invalid signature is never evidence: it proves nothing about the owner of the key.
+"""
+
+from typing import Annotated, assert_never
+
+from msgspec import Meta
+
+from atpar.consensus.messages import Finalize, Notarize, Nullify, Vote
+from atpar.consensus.validators import ValidatorSet
+from atpar.consensus.votes import compute_signed_bytes, get_body
+from atpar.ledger.codec import Codec, Wire, encode
+from atpar.ledger.errors import ProofInvalid
+from atpar.ledger.keys import verify
+from atpar.ledger.limits import MAX_VALIDATORS
+from atpar.ledger.types import ParticipantCode
+
+SignerIndex = Annotated[int, Meta(ge=0, le=MAX_VALIDATORS - 1)]
+
+
+class ConflictingNotarize(Wire, frozen=True, tag=1):
+    """Two notarizes for different P in one view."""
+
+    participant: ParticipantCode
+    first: Notarize
+    second: Notarize
+
+
+class ConflictingFinalize(Wire, frozen=True, tag=2):
+    """Two finalizes for different P in one view."""
+
+    participant: ParticipantCode
+    first: Finalize
+    second: Finalize
+
+
+class NullifyFinalize(Wire, frozen=True, tag=3):
+    """A nullify and a finalize in one view."""
+
+    participant: ParticipantCode
+    nullify: Nullify
+    finalize: Finalize
+
+
+Evidence = ConflictingNotarize | ConflictingFinalize | NullifyFinalize
+
+EVIDENCE = Codec[Evidence](Evidence, name="evidence", max_bytes=1_024)
+
+
+def encode_evidence(evidence: Evidence) -> bytes:
+    """Return the canonical bytes of a piece of evidence."""
+    return encode(evidence)
+
+
+def decode_evidence(data: bytes) -> Evidence:
+    """Return the evidence of `data`.
+
+    Raises:
+        NonCanonical: not one canonical piece of evidence.
+    """
+    return EVIDENCE.decode(data)
+
+
+def _get_pair(evidence: Evidence) -> tuple[Vote, Vote]:
+    match evidence:
+        case ConflictingNotarize(_, first, second):
+            return first, second
+        case ConflictingFinalize(_, one, other):
+            return one, other
+        case NullifyFinalize(_, nullify, finalize):
+            return nullify, finalize
+        case _:
+            assert_never(evidence)
+
+
+def get_place(evidence: Evidence) -> tuple[int, int]:
+    """Return the epoch and view in which it happened."""
+    body = get_body(_get_pair(evidence)[0])
+    return body.epoch, body.view
+
+
+def verify_evidence(evidence: Evidence, chain_id: bytes, validators: ValidatorSet) -> None:
+    """Check that the two messages exclude each other and are signed by the named validator.
+
+    Raises:
+        ProofInvalid: another epoch, not a member, messages that one honest validator may both
+            send, or a signature that does not verify.
+    """
+    first, second = _get_pair(evidence)
+    epoch, view = get_place(evidence)
+    if epoch != validators.epoch:
+        raise ProofInvalid(f"evidence: of epoch {epoch}, the set is of epoch {validators.epoch}")
+    index = validators.get_index(evidence.participant)
+    if index is None:
+        raise ProofInvalid(f"evidence: {evidence.participant} is no validator of epoch {epoch}")
+    other = get_body(second)
+    if (other.epoch, other.view) != (epoch, view):
+        raise ProofInvalid(
+            f"evidence: views {view} and {other.view} of epochs {epoch}, {other.epoch}"
+        )
+    if get_body(first) == other:
+        raise ProofInvalid("evidence: both messages say the same")
+    key = validators.members[index].vote_key
+    for vote in (first, second):
+        if not verify(key, compute_signed_bytes(vote, chain_id), vote.signature):
+            raise ProofInvalid(f"evidence: the {type(vote).__name__} signature does not verify")
