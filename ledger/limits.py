@@ -42,6 +42,18 @@ MAX_HOLIDAYS: Final = 366
 MAX_BASIS_POINTS: Final = 10_000
 MAX_SCALE: Final = 6
 
+# Chain parameters: name -> lowest and highest value.
+PARAM_RANGES: Final = {
+    "max_window_ms": (60_000, 7 * DAY_MS),
+    "tx_id_retention_ms": (DAY_MS, 400 * DAY_MS),
+    "max_block_bytes": (2 * MAX_TRANSACTION_BYTES, MAX_BLOCK_BYTES),
+    "max_block_transactions": (1, MAX_BLOCK_TRANSACTIONS),
+    "epoch_blocks": (4, 10**9),
+    "block_interval_ms": (0, 60_000),
+    "heartbeat_ms": (100, 600_000),
+    "delta_ms": (1, 60_000),
+}
+
 # The state tree.
 TREE_FANOUT: Final = 16
 MAX_TREE_DEPTH: Final = 64

@@ -12,11 +12,13 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from msgspec import Meta
 
+from atpar.ledger.blocks import ValidatorKey, ValidatorSetId
 from atpar.ledger.codec import Codec, Wire
 from atpar.ledger.limits import MAX_VALIDATORS
 from atpar.ledger.operations import AssetTerms, Policy
 from atpar.ledger.state import Section
 from atpar.ledger.types import (
+    ZERO_HASH,
     AccountId,
     Amount,
     AssetCode,
@@ -135,6 +137,10 @@ class Reserve(Wire, frozen=True):
     """The highest sequence the auditor countersigned, 0 for none."""
     audited_as_of_ms: TimeMs
     """`as_of_ms` of that sequence."""
+
+
+NO_SUPPLY: Final = Supply(0, 0)
+NO_RESERVE: Final = Reserve(0, 0, 0, 0, (), ZERO_HASH, 0, 0)
 
 
 class Attestation(Wire, frozen=True):
@@ -459,3 +465,14 @@ def reference_key(asset: str, reference: bytes) -> bytes:
 def number_key(number: int) -> bytes:
     """Return 8 big-endian bytes, so that keys sort by the number."""
     return number.to_bytes(8, "big")
+
+
+def new_account(policy: Policy, *, reference_required: bool = False) -> Account:
+    """Return the record of an account that has just been opened."""
+    return Account(policy, reference_required, AccountStatus.OPEN, 0, None)
+
+
+def identify_validators(validators: ValidatorSet) -> ValidatorSetId:
+    """Return what headers commit to of a validator set."""
+    members = tuple(ValidatorKey(v.participant, v.vote_key) for v in validators.members)
+    return ValidatorSetId(validators.epoch, members)

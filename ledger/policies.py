@@ -1,0 +1,103 @@
+"""Policies and keys: which policies are well formed, and how a key enters the ledger.
+
+A key belongs to one participant for ever, and possession is proved when it is first named. Used
+wherever a policy is set: by operations and by the genesis document.
+"""
+
+from itertools import pairwise
+
+from atpar.ledger.codes import Code
+from atpar.ledger.errors import Refused
+from atpar.ledger.keys import is_registrable_key, verify_possession
+from atpar.ledger.operations import Policy, Possession
+from atpar.ledger.records import KEYS, KeyOwner
+from atpar.ledger.state import Overlay, View
+
+
+def check_policy(policy: Policy) -> None:
+    """Check that a policy is canonical and can be satisfied.
+
+    Raises:
+        Refused: POLICY_INVALID.
+    """
+    keys = [entry.key for entry in policy.keys]
+    if not keys:
+        raise Refused(Code.POLICY_INVALID, "keys: at least one")
+    if any(first >= second for first, second in pairwise(keys)):
+        raise Refused(Code.POLICY_INVALID, "keys: not in ascending order without duplicates")
+    total = sum(entry.weight for entry in policy.keys)
+    if not 1 <= policy.threshold <= total:
+        raise Refused(Code.POLICY_INVALID, f"threshold: {policy.threshold}, weights sum to {total}")
+
+
+def needs_two_keys(policy: Policy) -> bool:
+    """Return whether no single key of the policy reaches its threshold."""
+    return all(entry.weight < policy.threshold for entry in policy.keys)
+
+
+def share_key(first: Policy, second: Policy) -> bytes | None:
+    """Return a key that both policies name, or None."""
+    keys = {entry.key for entry in first.keys}
+    return next((entry.key for entry in second.keys if entry.key in keys), None)
+
+
+def compute_weight(policy: Policy, signers: frozenset[bytes] | set[bytes]) -> int:
+    """Return what the signers' keys weigh together under a policy."""
+    return sum(entry.weight for entry in policy.keys if entry.key in signers)
+
+
+def check_keys(
+    view: View,
+    participant: str,
+    keys: list[bytes],
+    possessions: tuple[Possession, ...],
+    *,
+    chain_id: bytes,
+) -> list[bytes]:
+    """Check that a participant may use these keys; return the ones that are new to the ledger.
+
+    Raises:
+        Refused: POSSESSION_MISSING, KEY_TAKEN or KEY_INVALID, whichever comes first in precedence.
+    """
+    proofs = {proof.key: proof.signature for proof in possessions}
+    fresh, taken, invalid = [], None, None
+    for key in keys:
+        owner = view.get(KEYS, key)
+        if owner is not None:
+            if owner.participant != participant:
+                taken = taken or key
+            continue
+        if not is_registrable_key(key):
+            invalid = invalid or key
+            continue
+        signature = proofs.get(key)
+        if signature is None or not verify_possession(
+            chain_id, participant=participant, public_key=key, signature=signature
+        ):
+            raise Refused(Code.POSSESSION_MISSING, f"no valid proof of possession for {key.hex()}")
+        fresh.append(key)
+    if taken is not None:
+        raise Refused(Code.KEY_TAKEN, f"{taken.hex()} belongs to another participant")
+    if invalid is not None:
+        raise Refused(Code.KEY_INVALID, f"{invalid.hex()} is not canonical, or of small order")
+    return fresh
+
+
+def register_policy(
+    overlay: Overlay,
+    participant: str,
+    policy: Policy,
+    possessions: tuple[Possession, ...],
+    *,
+    chain_id: bytes,
+) -> None:
+    """Check a policy and its keys, and write the new keys' owner.
+
+    Raises:
+        Refused: the first broken rule in precedence.
+    """
+    keys = [entry.key for entry in policy.keys]
+    fresh = check_keys(overlay, participant, keys, possessions, chain_id=chain_id)
+    check_policy(policy)
+    for key in fresh:
+        overlay.put(KEYS, key, KeyOwner(participant))
