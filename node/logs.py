@@ -63,8 +63,12 @@ class Logger:
         self._log("warning", event, fields)
 
     def error(self, event: str, **fields: object) -> None:
-        """Log what needs a person. Pass `exc_info=error` to add its traceback."""
+        """Log what needs a person."""
         self._log("error", event, fields)
+
+    def exception(self, event: str, **fields: object) -> None:
+        """Log an error with the traceback of the exception being handled."""
+        self._log("error", event, {**fields, "exc_info": True})
 
     def _log(self, level: str, event: str, fields: Mapping[str, object]) -> None:
         # Looked up per line: a module-level logger must follow `configure_logging`.
