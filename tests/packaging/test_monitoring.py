@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from atpar.node.metrics import Metrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
