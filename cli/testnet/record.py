@@ -5,7 +5,7 @@ DIR/
   client.toml       makes DIR a home for `atpar --home DIR …`
   genesis.json
   passphrase        of all keys below; a testnet's keys protect nothing
-  keys/             the officers' keys: ALFA-maker.key, JDCL-minter-checker.key, …
+  keys/             the officers' keys: ALFA/maker.key, JDCL/minter-checker.key, …
   receipts/         what `atpar verify` checks offline
   logs/attester.log
   v1/ v2/ …         one node's home each: node.toml, genesis.json, keys/, data/, logs/
@@ -118,7 +118,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def get_key_path(folder: Path, participant: str, key: str) -> Path:
     """Return the keystore file of an officer's key."""
-    return folder / "keys" / f"{participant}-{key}.key"
+    return folder / "keys" / participant / f"{key}.key"
 
 
 def is_valid_name(name: str) -> bool:

@@ -1,0 +1,169 @@
+"""Writes a testnet's folder: keys, certificates, genesis document, and a home for every node."""
+
+import secrets
+import time
+from pathlib import Path
+from typing import Final
+
+from atpar.cli.errors import WrongUsage
+from atpar.cli.testnet.ports import HOST, list_ports
+from atpar.cli.testnet.recipe import (
+    BANKS,
+    MAX_BANKS,
+    MIN_BANKS,
+    VOTE_KEY,
+    Place,
+    World,
+    build_world,
+)
+from atpar.cli.testnet.record import (
+    FORMAT,
+    PASSPHRASE,
+    PASSPHRASE_FILE,
+    RECORD,
+    TestnetRecord,
+    ValidatorRecord,
+    get_key_path,
+    save_record,
+)
+from atpar.ledger.genesis import Genesis, build_genesis, render_genesis
+from atpar.node.config import (
+    ApiSection,
+    KeysSection,
+    LogSection,
+    NetworkSection,
+    NodeConfig,
+    NodeSection,
+    VerifierSection,
+    render_config,
+)
+from atpar.node.identity import create_identity
+from atpar.node.journal import Opening, create_journal
+from atpar.node.keystore import LOCAL_LOG2_N, create_seed, write_key
+from atpar.node.store import create_store
+
+JOURNAL_VERSION: Final = 1
+GENESIS_FILE: Final = "genesis.json"
+
+
+def create_testnet(
+    folder: Path, *, validators: int, port_base: int, load_accounts: int = 0, workers: int = 0
+) -> tuple[TestnetRecord, World]:
+    """Write everything a testnet needs into a folder, which may hold nothing else.
+
+    `workers` is the number of verification processes of each node: nodes that share a few cores
+    check signatures best in line.
+
+    Raises:
+        WrongUsage: an impossible number of validators, or the folder is in use.
+    """
+    if not MIN_BANKS <= validators <= MAX_BANKS:
+        raise WrongUsage(
+            f"{validators} validators; {MIN_BANKS} to {MAX_BANKS} are possible",
+            advice=f"use --validators {MIN_BANKS}",
+        )
+    if (folder / RECORD).exists() or (folder / GENESIS_FILE).exists():
+        raise WrongUsage(
+            f"{folder} holds a testnet already",
+            advice=f"choose another folder with --dir, or remove {folder}",
+        )
+    ports = list_ports(port_base, validators)
+    places = []
+    for index, (_, network_port) in enumerate(ports):
+        home = folder / f"v{index + 1}"
+        (home / "keys").mkdir(parents=True)
+        root = create_identity(home / "keys", BANKS[index])
+        places.append(Place(f"{HOST}:{network_port}", root))
+    world = build_world(
+        places,
+        name=f"local-{secrets.token_hex(2)}",
+        timestamp_ms=time.time_ns() // 1_000_000,
+        draw_seed=create_seed,
+        load_accounts=load_accounts,
+    )
+    document = render_genesis(world.document)
+    (folder / GENESIS_FILE).write_bytes(document)
+    genesis = build_genesis(world.document)
+    for index, code in enumerate(world.validators):
+        home = folder / f"v{index + 1}"
+        (home / GENESIS_FILE).write_bytes(document)
+        _write_node(home, world, genesis, code=code, ports=ports[index], workers=workers)
+    record = TestnetRecord(
+        format=FORMAT,
+        name=world.document.name,
+        chain=world.chain_id.hex(),
+        port_base=port_base,
+        load_accounts=load_accounts,
+        validators=tuple(
+            ValidatorRecord(
+                name=f"v{index + 1}",
+                participant=code,
+                api=f"http://{HOST}:{ports[index][0]}",
+                network=f"{HOST}:{ports[index][1]}",
+                process=None,
+            )
+            for index, code in enumerate(world.validators)
+        ),
+        attester=None,
+    )
+    _write_client_side(folder, world, record)
+    save_record(folder, record)
+    return record, world
+
+
+def _write_node(
+    home: Path, world: World, genesis: Genesis, *, code: str, ports: tuple[int, int], workers: int
+) -> None:
+    """Write one node's home as `atpar node init` leaves it."""
+    vote = world.rings[code].get_signer(VOTE_KEY)
+    seed = world.rings[code].seeds[VOTE_KEY]
+    write_key(home / "keys" / "vote.key", seed=seed, passphrase=PASSPHRASE, log2_n=LOCAL_LOG2_N)
+    _write_private(home / PASSPHRASE_FILE, PASSPHRASE)
+    api_port, network_port = ports
+    config = NodeConfig(
+        node=NodeSection(participant=code),
+        keys=KeysSection(passphrase_file=Path(PASSPHRASE_FILE)),
+        network=NetworkSection(listen=f"{HOST}:{network_port}"),
+        api=ApiSection(listen=f"{HOST}:{api_port}"),
+        verifier=VerifierSection(workers=workers),
+        log=LogSection(file=Path("logs/node.log")),
+    )
+    (home / "node.toml").write_text(render_config(config))
+    (home / "logs").mkdir()
+    data = home / "data"
+    data.mkdir()
+    create_store(
+        data / "chain.db",
+        chain_id=genesis.chain_id,
+        header=genesis.header,
+        digest=genesis.digest,
+        overlay=genesis.overlay,
+    )
+    opening = Opening(JOURNAL_VERSION, genesis.chain_id, 0, code, vote.public_key)
+    create_journal(data / "votes.journal", opening)
+
+
+def _write_client_side(folder: Path, world: World, record: TestnetRecord) -> None:
+    """Write what makes the folder a home for the commands that a person types."""
+    _write_private(folder / PASSPHRASE_FILE, PASSPHRASE)
+    for code, ring in world.rings.items():
+        (folder / "keys" / code).mkdir(parents=True)
+        for name, seed in ring.seeds.items():
+            if name != VOTE_KEY:
+                path = get_key_path(folder, code, name)
+                write_key(path, seed=seed, passphrase=PASSPHRASE, log2_n=LOCAL_LOG2_N)
+    (folder / "receipts").mkdir()
+    nodes = ", ".join(f'"{each.api}"' for each in record.validators)
+    (folder / "client.toml").write_text(
+        f"# Makes this folder a home: atpar --home {folder.name} account list\n"
+        f"nodes = [{nodes}]\n"
+        f'genesis = "{GENESIS_FILE}"\n'
+        'keys = "keys"\n'
+        f'passphrase_file = "{PASSPHRASE_FILE}"\n'
+        'receipts = "receipts"\n'
+    )
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text + "\n")
