@@ -1,10 +1,9 @@
 """votes.journal: what this validator signed and learnt, on disk before it left the machine.
 
-An append-only file. It opens with a record that names chain, epoch and validator, written once by
+An append-only file. It opens with a record that names chain and validator, written once by
 `node init`: a validator without one casts no vote, so a wiped disk is never taken for a first
 start. Everything decided in one turn of the loop is appended together and fsynced once; only then
-may messages leave. The consensus engine's records are opaque here, except for the view that they
-are about, by which covered records are dropped.
+may messages leave. The consensus engine's records are opaque here.
 
 **Frame.** `length u32 | check of the length u32 | checksum 8 bytes | payload`, big-endian. The
 length has a check of its own, so that a rotted length is never read as a record cut short.
@@ -14,9 +13,9 @@ or that is all zeros, was never synced, so no message depended on it, and it is 
 frame with a wrong check was once synced and has rotted since: votes that were sent may be missing,
 and the journal is lost. So is one whose first record is not the opening.
 
-**Compaction** rewrites what is still needed to a new file, syncs it, renames it over the old one
-and syncs the directory; a crash at any point leaves the one or the other, complete. Records are
-dropped only after the commit that covers them is synced in `chain.db`.
+**Compaction** writes what is still needed to a new file, syncs it, renames it over the old one
+and syncs the directory; a crash at any point leaves the one or the other, complete. The caller
+leaves out only records whose commit is synced in `chain.db`.
 
 A failed write or fsync is final: after it the kernel may have dropped the pages while a second
 fsync reports success, so the journal refuses all use and the node stops.
@@ -25,7 +24,8 @@ fsync reports success, so the journal refuses all use and the node stops.
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Protocol
 
@@ -34,7 +34,7 @@ from msgspec import Meta
 from atpar.ledger.codec import Codec, Wire, encode
 from atpar.ledger.errors import NonCanonical
 from atpar.ledger.hashing import HashTag, compute_hash
-from atpar.ledger.types import ChainId, Count, ParticipantCode, PublicKey
+from atpar.ledger.types import ChainId, ParticipantCode, PublicKey
 from atpar.node.errors import DiskFault, JournalLost, JournalMismatch, JournalMissing
 from atpar.node.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_RECORD_BYTES
 
@@ -48,36 +48,21 @@ _ADVICE: Final = (
 )
 
 
-class Opening(Wire, frozen=True, tag=0):
-    """The first record of a journal: whose votes of which epoch it holds."""
+class Opening(Wire, frozen=True):
+    """The first record of a journal: whose votes it holds."""
 
     version: Annotated[int, Meta(ge=0, le=65_535)]
     chain_id: ChainId
-    epoch: Count
     participant: ParticipantCode
     vote_key: PublicKey
 
 
-class Entry(Wire, frozen=True, tag=1):
-    """One thing that was decided or learnt."""
-
-    kind: Annotated[int, Meta(ge=0, le=255)]
-    """What `data` is; the numbers belong to whoever composes the journal with an engine."""
-    view: Count
-    """The view it is about: once a block of this view or above is committed, it may go."""
-    data: Annotated[bytes, Meta(max_length=MAX_JOURNAL_RECORD_BYTES)]
+_OPENING = Codec[Opening](Opening, name="journal opening", max_bytes=256)
 
 
-_PAYLOAD = Codec[Opening | Entry](
-    Opening | Entry, name="journal record", max_bytes=MAX_JOURNAL_RECORD_BYTES + 64
-)
-
-
-def encode_frame(record: Opening | Entry) -> bytes:
+def encode_frame(payload: bytes) -> bytes:
     """Return the bytes of one record as they stand in the file."""
-    payload = encode(record)
-    if len(payload) > _PAYLOAD.max_bytes:
-        raise AssertionError(f"journal record of {len(payload)} bytes")
+    assert len(payload) <= MAX_JOURNAL_RECORD_BYTES, f"journal record of {len(payload)} bytes"
     length = len(payload).to_bytes(4, "big")
     return _HEAD.pack(len(payload), zlib.crc32(length), _compute_checksum(payload)) + payload
 
@@ -86,19 +71,15 @@ def _compute_checksum(payload: bytes) -> bytes:
     return compute_hash(HashTag.JOURNAL, payload)[:8]
 
 
+@dataclass(frozen=True, slots=True)
 class Replayed:
     """What a journal's bytes hold."""
 
-    __slots__ = ("entries", "opening", "size", "spans")
-
-    def __init__(self, opening: Opening | None) -> None:
-        self.opening = opening
-        """None when not even the first record is complete: the journal was never begun."""
-        self.entries: list[Entry] = []
-        self.spans: list[tuple[int, int]] = []
-        """(offset, end) of each entry's frame in the bytes."""
-        self.size = 0
-        """Bytes of complete records; what follows is a tail to be cut."""
+    opening: Opening | None
+    """None when not even the first record is complete: the journal was never begun."""
+    records: list[bytes]
+    size: int
+    """Bytes of complete records; what follows is a tail to be cut."""
 
 
 def replay(data: bytes) -> Replayed:
@@ -107,22 +88,25 @@ def replay(data: bytes) -> Replayed:
     Raises:
         JournalLost: a complete record is damaged, or the first one is not an opening.
     """
-    found = Replayed(None)
-    for offset, end, record in _read_frames(data):
-        if isinstance(record, Opening):
-            if offset != 0:
-                raise JournalLost(f"votes.journal: second opening at byte {offset}; {_ADVICE}")
-            found.opening = record
-        elif found.opening is None:
-            raise JournalLost(f"votes.journal: opens with an entry, not an opening; {_ADVICE}")
+    opening: Opening | None = None
+    records = []
+    size = 0
+    for end, payload in _read_frames(data):
+        if opening is None:
+            try:
+                opening = _OPENING.decode(payload)
+            except NonCanonical as error:
+                raise JournalLost(
+                    f"votes.journal: no opening record ({error}); {_ADVICE}"
+                ) from error
         else:
-            found.entries.append(record)
-            found.spans.append((offset, end))
-        found.size = end
-    return found
+            records.append(payload)
+        size = end
+    return Replayed(opening, records, size)
 
 
-def _read_frames(data: bytes) -> Iterator[tuple[int, int, Opening | Entry]]:
+def _read_frames(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (end, payload) of each complete frame."""
     offset = 0
     total = len(data)
     while total - offset >= HEAD_BYTES:
@@ -137,13 +121,7 @@ def _read_frames(data: bytes) -> Iterator[tuple[int, int, Opening | Entry]]:
         payload = data[offset + HEAD_BYTES : end]
         if _compute_checksum(payload) != checksum:
             raise JournalLost(f"votes.journal: damaged record at byte {offset}; {_ADVICE}")
-        try:
-            record = _PAYLOAD.decode(payload)
-        except NonCanonical as error:
-            raise JournalLost(
-                f"votes.journal: unreadable record at byte {offset} ({error}); {_ADVICE}"
-            ) from error
-        yield offset, end, record
+        yield end, payload
         offset = end
 
 
@@ -157,7 +135,7 @@ def check_opening(found: Replayed, expected: Opening) -> None:
     opening = found.opening
     if opening is None:
         raise JournalLost(f"votes.journal: the opening record is missing; {_ADVICE}")
-    for name in ("version", "chain_id", "epoch", "participant", "vote_key"):
+    for name in ("version", "chain_id", "participant", "vote_key"):
         own, wanted = getattr(opening, name), getattr(expected, name)
         if own != wanted:
             own, wanted = (v.hex() if isinstance(v, bytes) else v for v in (own, wanted))
@@ -248,45 +226,38 @@ class OsDisk:
 class Journal:
     """The open journal. Not thread-safe: the driver gives it to one thread at a time."""
 
-    def __init__(self, path: Path, disk: Disk, found: Replayed) -> None:
-        """Use `open_journal` or `create_journal`."""
+    def __init__(self, path: Path, disk: Disk, *, opening: Opening, size: int) -> None:
+        """Use `open_journal`."""
         self.path = path
-        self.size = found.size
+        self.size = size
+        """Bytes in the file: what a caller looks at to decide when to rewrite."""
         self._disk = disk
+        self._opening = opening
         self._file: File | None = None
-        self._opening = found.opening
-        self._spans = [
-            (entry.view, offset, end)
-            for entry, (offset, end) in zip(found.entries, found.spans, strict=True)
-        ]
         self._failure: str | None = None
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Append entries and return once they are on the disk.
+    def append(self, records: Sequence[bytes]) -> None:
+        """Append records and return once they are on the disk.
 
         Raises:
             DiskFault: a write or the fsync failed, now or earlier. Nothing that depends on the
-                entries may be sent, and the journal cannot be used any more.
+                records may be sent, and the journal cannot be used any more.
         """
-        if not entries:
+        if not records:
             return
-        frames = [encode_frame(entry) for entry in entries]
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        data = b"".join([encode_frame(record) for record in records])
         if self.size + len(data) > MAX_JOURNAL_BYTES:
             self._failure = f"{self.size} bytes, nothing was committed for too long"
-        offset = self.size
         self._guard(lambda: self._append_bytes(data))
-        for entry, frame in zip(entries, frames, strict=True):
-            self._spans.append((entry.view, offset, offset + len(frame)))
-            offset += len(frame)
 
-    def compact(self, *, committed_view: int) -> None:
-        """Drop entries about views up to `committed_view`, whose commit is synced in the store.
+    def rewrite(self, records: Sequence[bytes]) -> None:
+        """Replace everything with these records, atomically.
 
         Raises:
             DiskFault: as `append`. The old file or the new one is in place, complete.
         """
-        self._guard(lambda: self._rewrite(committed_view))
+        frames = [encode_frame(encode(self._opening)), *(encode_frame(r) for r in records)]
+        self._guard(lambda: self._replace(b"".join(frames)))
 
     def close(self) -> None:
         """Close the file. Everything appended is already on the disk."""
@@ -314,25 +285,10 @@ class Journal:
         self._file.sync()
         self.size += len(data)
 
-    def _rewrite(self, committed_view: int) -> None:
-        assert self._opening is not None
-        old = self._disk.read(self.path)
-        if old is None or len(old) < self.size:
-            raise OSError(f"{0 if old is None else len(old)} bytes, {self.size} were written")
-        frames = [encode_frame(self._opening)]
-        views = []
-        for view, offset, end in self._spans:
-            if view > committed_view:
-                frames.append(old[offset:end])
-                views.append(view)
+    def _replace(self, data: bytes) -> None:
         self.close()
-        self._file = _replace_file(self._disk, self.path, b"".join(frames))
-        self._spans = []
-        offset = len(frames[0])
-        for view, frame in zip(views, frames[1:], strict=True):
-            self._spans.append((view, offset, offset + len(frame)))
-            offset += len(frame)
-        self.size = offset
+        self._file = _replace_file(self._disk, self.path, data)
+        self.size = len(data)
 
 
 def write_all(file: File, data: bytes) -> None:
@@ -354,26 +310,29 @@ def _replace_file(disk: Disk, path: Path, data: bytes) -> File:
     return file
 
 
-def create_journal(path: Path, opening: Opening, *, disk: Disk | None = None) -> None:
-    """Write a new journal that holds only its opening; `node init` does this once.
+def create_journal(
+    path: Path, opening: Opening, records: Sequence[bytes] = (), *, disk: Disk | None = None
+) -> None:
+    """Write a new journal with its opening and first records; `node init` does this once.
 
     Raises:
         JournalMismatch: there is a file at the path already; it is left alone.
         DiskFault: a write or fsync failed.
     """
     disk = OsDisk() if disk is None else disk
+    frames = [encode_frame(encode(opening)), *(encode_frame(record) for record in records)]
     try:
         if disk.read(path) is not None:
             raise JournalMismatch(f"{path} exists already; it is never overwritten")
-        _replace_file(disk, path, encode_frame(opening)).close()
+        _replace_file(disk, path, b"".join(frames)).close()
     except OSError as error:
         raise DiskFault(f"{path}: {error.strerror or error}") from error
 
 
 def open_journal(
     path: Path, expected: Opening, *, disk: Disk | None = None
-) -> tuple[Journal, Iterable[Entry]]:
-    """Open this validator's journal; return it and what it holds, oldest first.
+) -> tuple[Journal, list[bytes]]:
+    """Open this validator's journal; return it and the records it holds, oldest first.
 
     Raises:
         JournalMissing, JournalMismatch, JournalLost: this validator may not vote with it.
@@ -392,4 +351,4 @@ def open_journal(
         )
     found = replay(data)
     check_opening(found, expected)
-    return Journal(path, disk, found), found.entries
+    return Journal(path, disk, opening=expected, size=found.size), found.records
