@@ -16,7 +16,7 @@ Exit code 0 means done and, where a transaction was sent, final. Lower layers ra
 own, `explain` turns every one of them into one of these.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import click
 
@@ -30,7 +30,7 @@ class CliError(Exception):
     kind: ClassVar[str] = "error"
     """Stable name in JSON."""
 
-    def __init__(self, message: str, *, advice: str, **details: object) -> None:
+    def __init__(self, message: str, *, advice: str, **details: Any) -> None:
         super().__init__(message)
         self.message = message
         self.advice = advice
@@ -79,7 +79,7 @@ class RefusedByLedger(CliError):
     exit_code = 6
     kind = "refused"
 
-    def __init__(self, message: str, *, advice: str, code: str, **details: object) -> None:
+    def __init__(self, message: str, *, advice: str, code: str, **details: Any) -> None:
         super().__init__(message, advice=advice, code=code, **details)
         self.code = code
 
@@ -151,14 +151,12 @@ _ADVICE = {
     "DiskFault": "check free space and the disk's health, then start the node again",
     "NonCanonical": "the file or message was damaged or altered: ask for it again",
     "JsonInvalid": "correct the named field",
+    "IdentityInvalid": "check the TLS files, and the root in the genesis document",
     "ProofInvalid": "do not rely on it: ask for the proof again, from another node if possible",
 }
 
-_LEDGER_EXIT_CODES = {
-    "GenesisInvalid": ConfigurationProblem,
-    "NonCanonical": WrongUsage,
-    "JsonInvalid": WrongUsage,
-}
+_LEDGER_KINDS = {"GenesisInvalid": ConfigurationProblem, "JsonInvalid": WrongUsage}
+_LEDGER_CODES = {"NonCanonical": "NON_CANONICAL", "ProofInvalid": "PROOF_INVALID"}
 
 
 def explain(error: BaseException) -> CliError:
@@ -173,12 +171,13 @@ def explain(error: BaseException) -> CliError:
         return Interrupted("interrupted", advice="nothing more was sent after this point")
     name = _name_known(error)
     advice = _ADVICE.get(name, "see --help")
-    if name == "ProofInvalid":
-        return RefusedByLedger(str(error), advice=advice, code="PROOF_INVALID")
+    if name in _LEDGER_CODES:
+        code = _LEDGER_CODES[name]
+        return RefusedByLedger(f"{code}: {error}", advice=advice, code=code)
     if name == "Refused":
         return refused(error.code.name, str(error))  # type: ignore[attr-defined]  # by its name
-    if name in _LEDGER_EXIT_CODES:
-        return _LEDGER_EXIT_CODES[name](str(error), advice=advice)
+    if name in _LEDGER_KINDS:
+        return _LEDGER_KINDS[name](str(error), advice=advice)
     exit_code = getattr(error, "exit_code", None)
     if isinstance(exit_code, int) and exit_code in BY_EXIT_CODE and exit_code != 1:
         return BY_EXIT_CODE[exit_code](str(error), advice=advice)
@@ -191,13 +190,13 @@ def explain(error: BaseException) -> CliError:
     )
 
 
-def refused(code: str, message: str, **details: object) -> RefusedByLedger:
+def refused(code: str, message: str, **details: Any) -> RefusedByLedger:
     """Return the refusal for a ledger code, with its ISO reason, meaning and advice."""
-    from atpar.ledger.codes import MEANINGS, Code
+    from atpar.ledger import codes
 
     try:
-        meaning = MEANINGS[Code[code]]
-    except KeyError:
+        meaning = codes.MEANINGS[codes.Code[code]]
+    except (KeyError, AttributeError):
         return RefusedByLedger(f"{code}: {message}", advice="see docs/ledger.md", code=code)
     said = meaning.meaning if not message or message == meaning.meaning else message
     text = f"{code} ({meaning.iso}): {said}"

@@ -1,0 +1,65 @@
+"""Running the command line inside a test, with or without a person at a terminal."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from atpar.cli.context import State
+from atpar.cli.main import cli
+from atpar.cli.output import Output
+
+FAST = ("--scrypt-log2-n", "4")
+
+
+class Terminal(Output):
+    """An output with a person in front of it."""
+
+    def is_interactive(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of the command left behind."""
+
+    exit_code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one object on stdout."""
+        assert self.out.count("\n") == 1, self.out
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> Any:
+        """The members of the error object on stdout."""
+        return self.json["error"]
+
+
+def run(
+    *args: str | Path,
+    environment: dict[str, str] | None = None,
+    answers: str | None = None,
+    stdin: str | None = None,
+) -> Run:
+    """Run `atpar` with these arguments; `answers` are what a person types at prompts."""
+    state = State(output=Terminal() if answers is not None else Output())
+    clean = dict.fromkeys(
+        ("ATPAR_PASSPHRASE", "ATPAR_PASSPHRASE_FILE", "ATPAR_HOME", "ATPAR_NODE", "ATPAR_KEYS"),
+        None,
+    )
+    result = CliRunner().invoke(
+        cli,
+        [str(arg) for arg in args],
+        env={**clean, "COLUMNS": "100", **(environment or {})},
+        input=answers if answers is not None else stdin,
+        obj=state,
+    )
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Run(result.exit_code, result.stdout, result.stderr)
