@@ -42,7 +42,6 @@ from atpar.node.journal import Opening, create_journal
 from atpar.node.keystore import LOCAL_LOG2_N, create_seed, write_key
 from atpar.node.store import create_store
 
-JOURNAL_VERSION: Final = 1
 GENESIS_FILE: Final = "genesis.json"
 
 
@@ -139,7 +138,7 @@ def _write_node(
         digest=genesis.digest,
         overlay=genesis.overlay,
     )
-    opening = Opening(JOURNAL_VERSION, genesis.chain_id, 0, code, vote.public_key)
+    opening = Opening(genesis.chain_id, 0, code, vote.public_key)
     create_journal(data / "votes.journal", opening)
 
 
