@@ -1,0 +1,142 @@
+"""The data folder of a node: `chain.db` and `votes.journal`, made once and opened together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from atpar.consensus.records import EpochOpenedRecord, JournalRecord, decode_record, encode_record
+from atpar.consensus.types import EpochStart, Tip
+from atpar.consensus.validators import ValidatorSet
+from atpar.ledger.blocks import Header, ValidatorKey, compute_validators_hash
+from atpar.ledger.blocks import ValidatorSetId as SetId
+from atpar.ledger.errors import NonCanonical
+from atpar.ledger.genesis import Genesis
+from atpar.ledger.records import CURRENT, PARAMS, VALIDATORS
+from atpar.node.errors import JournalLost, StoreCorrupt
+from atpar.node.journal import VERSION, Journal, Opening, create_journal, open_journal
+from atpar.node.store import Store, create_store, open_store
+
+STORE_NAME: Final = "chain.db"
+JOURNAL_NAME: Final = "votes.journal"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where consensus takes up again: what the store says about it."""
+
+    header: Header
+    digest: bytes
+    start: EpochStart
+    tip: Tip
+    epoch_blocks: int
+
+
+def make_opening(*, chain_id: bytes, participant: str, vote_key: bytes) -> Opening:
+    """Return the first record of a validator's journal."""
+    return Opening(VERSION, chain_id, participant, vote_key)
+
+
+def make_first_records(genesis: Genesis) -> list[bytes]:
+    """Return the records with which a new journal permits votes in epoch 0."""
+    return [encode_record(EpochOpenedRecord(0, 0, genesis.digest))]
+
+
+def create_data(
+    folder: Path, genesis: Genesis, *, participant: str | None, vote_key: bytes | None
+) -> None:
+    """Make the data of a new node: the genesis state and, for a validator, an empty journal.
+
+    Without a vote key (an observer) there is no journal. Safe to repeat after a crash: a store or
+    journal that is there already is left alone.
+
+    Raises:
+        StoreMismatch, JournalMismatch: the folder holds this node's data already.
+        DiskFault: a write failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    create_store(
+        folder / STORE_NAME,
+        chain_id=genesis.chain_id,
+        header=genesis.header,
+        digest=genesis.digest,
+        overlay=genesis.overlay,
+    )
+    if participant is not None and vote_key is not None:
+        opening = make_opening(
+            chain_id=genesis.chain_id, participant=participant, vote_key=vote_key
+        )
+        create_journal(folder / JOURNAL_NAME, opening, make_first_records(genesis))
+
+
+def open_chain(folder: Path, *, chain_id: bytes) -> Store:
+    """Open the store of a data folder.
+
+    Raises:
+        StoreError, DiskFault: it cannot be used; the message says what to do.
+    """
+    return open_store(folder / STORE_NAME, chain_id=chain_id)
+
+
+def open_votes(folder: Path, opening: Opening) -> tuple[Journal, list[JournalRecord]]:
+    """Open the journal of a data folder; return it with its records, oldest first.
+
+    Raises:
+        JournalError, DiskFault: this validator may not vote; the message says what to do.
+    """
+    journal, found = open_journal(folder / JOURNAL_NAME, opening)
+    return journal, decode_records(found)
+
+
+def decode_records(found: list[bytes]) -> list[JournalRecord]:
+    """Return the consensus records of a journal.
+
+    Raises:
+        JournalLost: one is not what this software writes.
+    """
+    try:
+        return [decode_record(data) for data in found]
+    except NonCanonical as error:
+        raise JournalLost(f"votes.journal: a record does not read back: {error}") from error
+
+
+def read_position(store: Store) -> Position:
+    """Return the final position of a store as consensus wants it.
+
+    Raises:
+        StoreCorrupt: the store contradicts itself.
+    """
+    final = store.get_final()
+    params = final.view.get(PARAMS, CURRENT)
+    validators = final.view.get(VALIDATORS, CURRENT)
+    if params is None or validators is None:
+        raise StoreCorrupt("chain.db: the chain's parameters or validators are missing")
+    epoch = final.header.height // params.epoch_blocks
+    first = store.get_header(epoch * params.epoch_blocks)
+    if first is None:
+        raise StoreCorrupt(f"chain.db: the header at {epoch * params.epoch_blocks} is missing")
+    members = tuple(ValidatorKey(m.participant, m.vote_key) for m in validators.members)
+    if compute_validators_hash(SetId(epoch, members)) != first.next_validators_hash:
+        raise StoreCorrupt(f"chain.db: the validators of epoch {epoch} are not those of its start")
+    first_digest = final.digest if first.height == final.header.height else None
+    if first_digest is None:
+        above = store.get_header(first.height + 1)
+        if above is None:
+            raise StoreCorrupt(f"chain.db: the header at {first.height + 1} is missing")
+        first_digest = above.parent
+    start = EpochStart(ValidatorSet(epoch, members), first_digest, first.height, first.timestamp_ms)
+    return Position(
+        header=final.header,
+        digest=final.digest,
+        start=start,
+        tip=_read_tip(store, final.header, final.digest, start),
+        epoch_blocks=params.epoch_blocks,
+    )
+
+
+def _read_tip(store: Store, header: Header, digest: bytes, start: EpochStart) -> Tip:
+    if header.height == start.height:
+        return Tip(digest, header.height, header.timestamp_ms, None)
+    found = store.get_finalization_at_or_above(header.height)
+    if found is None or found[1].proposition.digest != digest:
+        raise StoreCorrupt(f"chain.db: the finalization of height {header.height} is missing")
+    return Tip(digest, header.height, header.timestamp_ms, found[1])
