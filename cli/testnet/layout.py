@@ -37,10 +37,9 @@ from atpar.node.config import (
     VerifierSection,
     render_config,
 )
+from atpar.node.datadir import create_data
 from atpar.node.identity import create_identity
-from atpar.node.journal import Opening, create_journal
 from atpar.node.keystore import LOCAL_LOG2_N, create_seed, write_key
-from atpar.node.store import create_store
 
 GENESIS_FILE: Final = "genesis.json"
 
@@ -129,17 +128,7 @@ def _write_node(
     )
     (home / "node.toml").write_text(render_config(config))
     (home / "logs").mkdir()
-    data = home / "data"
-    data.mkdir()
-    create_store(
-        data / "chain.db",
-        chain_id=genesis.chain_id,
-        header=genesis.header,
-        digest=genesis.digest,
-        overlay=genesis.overlay,
-    )
-    opening = Opening(genesis.chain_id, 0, code, vote.public_key)
-    create_journal(data / "votes.journal", opening)
+    create_data(home / "data", genesis, participant=code, vote_key=vote.public_key)
 
 
 def _write_client_side(folder: Path, world: World, record: TestnetRecord) -> None:
