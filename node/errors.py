@@ -12,9 +12,10 @@
     │   ├── JournalMissing          no journal: `node init` was not run, or the disk was wiped
     │   ├── JournalMismatch         belongs to another chain, epoch or validator
     │   └── JournalLost             a complete record is damaged: this node may not vote on it
+    ├── AddressUnavailable          a port is in use, or an address is not of this machine
     ├── IdentityInvalid             a certificate or its key cannot be used, or is not registered
     ├── PeerFault                   a peer sent what no honest peer sends: drop the peer
-    │   └── FrameInvalid            a frame too long, or of a channel that is not open
+    │   └── FrameInvalid            a frame too long, or of a channel that does not exist
     └── Halted                      a safety stop: going on could make two histories
 
 A request's fault is not an error here: it becomes a `ledger.errors.Refused` with a code. A broken
@@ -80,6 +81,12 @@ class JournalLost(JournalError):
     """A complete record is damaged, so votes that were sent may be missing: do not vote."""
 
 
+class AddressUnavailable(NodeError):
+    """A port to listen on is in use, or the address is not one of this machine."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class IdentityInvalid(NodeError):
     """A certificate or its key cannot be used, or no registered root issued it."""
 
@@ -91,7 +98,7 @@ class PeerFault(NodeError):
 
 
 class FrameInvalid(PeerFault):
-    """A frame longer than its channel allows, or of a channel that is not open."""
+    """A frame longer than its channel allows, or of a channel that does not exist."""
 
 
 class Halted(NodeError):

@@ -7,7 +7,6 @@ five header bytes are there, so a frame that claims 4 GiB costs its sender the c
 nothing.
 """
 
-from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -48,6 +47,7 @@ MAX_PAYLOAD_BYTES: Final = {
     Channel.TRANSACTIONS: MAX_TRANSACTIONS_FRAME_BYTES,
     Channel.SNAPSHOT: MAX_SNAPSHOT_FRAME_BYTES,
 }
+_MAX_LENGTH: Final = max(MAX_PAYLOAD_BYTES.values()) + 1
 
 
 class Frame(NamedTuple):
@@ -76,11 +76,8 @@ def encode_frame(channel: Channel, payload: bytes) -> bytes:
 class FrameDecoder:
     """Turns a byte stream into frames. Holds at most one incomplete frame."""
 
-    def __init__(self, *, bounds: Mapping[Channel, int] = MAX_PAYLOAD_BYTES) -> None:
-        """Accept the channels of `bounds`, with payloads up to that many bytes."""
+    def __init__(self) -> None:
         self._buffer = bytearray()
-        self.bounds = bounds
-        """May be replaced between two frames, as when a peer has shown who it is."""
 
     @property
     def buffered_bytes(self) -> int:
@@ -115,18 +112,18 @@ class FrameDecoder:
     def _check_length(self, position: int) -> None:
         """Refuse a length that no channel has, without waiting for the channel byte."""
         length = int.from_bytes(self._buffer[position : position + LENGTH_BYTES], "big")
-        most = max(self.bounds.values()) + 1
-        if not 1 <= length <= most:
-            raise FrameInvalid(f"frame claims {length} bytes, at most {most}")
+        if not 1 <= length <= _MAX_LENGTH:
+            raise FrameInvalid(f"frame claims {length} bytes, at most {_MAX_LENGTH}")
 
     def _parse_header(self, position: int) -> tuple[Channel, int]:
         """Return the channel and the payload's size, both checked."""
         header = self._buffer[position : position + HEADER_BYTES]
         length = int.from_bytes(header[:LENGTH_BYTES], "big")
-        bound = self.bounds.get(header[LENGTH_BYTES])  # type: ignore[call-overload]  # an IntEnum
-        if bound is None:
-            raise FrameInvalid(f"channel {header[LENGTH_BYTES]} is not open on this connection")
-        channel = Channel(header[LENGTH_BYTES])
+        try:
+            channel = Channel(header[LENGTH_BYTES])
+        except ValueError as error:
+            raise FrameInvalid(f"channel {header[LENGTH_BYTES]} does not exist") from error
+        bound = MAX_PAYLOAD_BYTES[channel]
         if length > bound + 1:
             raise FrameInvalid(f"{channel.name} frame claims {length} bytes, at most {bound + 1}")
         return channel, length - 1

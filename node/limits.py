@@ -5,6 +5,7 @@ A limit that can be reached from outside has a test at the limit and one past it
 
 from typing import Final
 
+from atpar.consensus.limits import MAX_MESSAGE_BYTES
 from atpar.ledger.certificates import MAX_CERTIFICATE_BYTES
 from atpar.ledger.limits import MAX_BLOCK_BYTES, MAX_BLOCK_TRANSACTIONS, MAX_TRANSACTION_BYTES
 
@@ -38,9 +39,44 @@ MEMPOOL_MAX_TRANSACTIONS: Final = 100_000
 MAX_CONTROL_FRAME_BYTES: Final = 4 * 1024
 MAX_VOTE_FRAME_BYTES: Final = 64 * 1024
 MAX_PROPOSAL_FRAME_BYTES: Final = MAX_BLOCK_BYTES + 64 * 1024
-MAX_FETCH_FRAME_BYTES: Final = MAX_BLOCK_BYTES + 128 * 1024
+MAX_FETCH_FRAME_BYTES: Final = MAX_MESSAGE_BYTES
 MAX_TRANSACTIONS_FRAME_BYTES: Final = 1024 * 1024
 MAX_SNAPSHOT_FRAME_BYTES: Final = 1024 * 1024
+
+# ---- what waits for one peer, payload bytes by channel
+MAX_QUEUED_CONTROL_BYTES: Final = 16 * 1024
+MAX_QUEUED_VOTE_BYTES: Final = 1024 * 1024
+MAX_QUEUED_PROPOSAL_BYTES: Final = 3 * MAX_PROPOSAL_FRAME_BYTES
+MAX_QUEUED_FETCH_BYTES: Final = 2 * MAX_FETCH_FRAME_BYTES
+MAX_QUEUED_TRANSACTION_BYTES: Final = 8 * 1024 * 1024
+MAX_QUEUED_SNAPSHOT_BYTES: Final = 4 * MAX_SNAPSHOT_FRAME_BYTES
+MAX_QUEUED_FRAMES: Final = 4_096
+"""Per channel, so that empty frames cannot pile up either."""
+MAX_AWAY_VOTES: Final = 64
+"""Latest votes kept for a peer that is not connected."""
+SEND_BATCH_BYTES: Final = 64 * 1024
+"""Frames are joined up to this size and sent at once."""
+READ_BYTES: Final = 64 * 1024
+
+# ---- what one peer may send
+INBOX_PEER_BYTES: Final = 2 * MAX_FETCH_FRAME_BYTES
+"""Received and not yet read by the driver; past it the peer's connection is read no further."""
+GOSSIP_INBOX_PEER_BYTES: Final = 4 * MAX_TRANSACTIONS_FRAME_BYTES
+"""Received gossip not yet looked at; past it more of the peer's gossip is ignored."""
+RATE_FRAMES_PER_S: Final = 4_000
+"""Per channel; a faster peer is read more slowly."""
+RATE_BYTES_PER_S: Final = 64 * 1024 * 1024
+BAN_FIRST_S: Final = 1.0
+BAN_MAX_S: Final = 600.0
+BAN_FORGET_S: Final = 3_600.0
+"""After this long without a ban the next one is short again."""
+
+# ---- connections
+MAX_UNIDENTIFIED_CONNECTIONS: Final = 64
+"""Accepted connections that have not shown who they are; one more drops the oldest."""
+LISTEN_BACKLOG: Final = 256
+DIAL_HEAD_START_S: Final = 0.25
+"""The peer with the higher code waits this long before it dials, so that two rarely collide."""
 
 # ---- verified signatures
 MAX_VERIFIED_ENVELOPES: Final = 200_000
@@ -90,3 +126,6 @@ assert 4 * MAX_TRANSACTION_BYTES < MAX_REQUEST_BYTES < MAX_API_BODY_BYTES_IN_FLI
 assert DEFAULT_PAGE_ENTRIES <= MAX_PAGE_ENTRIES <= MAX_PAGE
 assert MAX_CERTIFICATE_BYTES * 2 < MAX_VOTE_FRAME_BYTES < MAX_PROPOSAL_FRAME_BYTES
 assert MAX_TRANSACTION_BYTES * 2 < MAX_TRANSACTIONS_FRAME_BYTES
+assert MAX_AWAY_VOTES < MAX_QUEUED_FRAMES
+assert MAX_PROPOSAL_FRAME_BYTES < INBOX_PEER_BYTES
+assert BAN_FIRST_S < BAN_MAX_S < BAN_FORGET_S
