@@ -7,21 +7,22 @@ what all accounts hold together); every other section is a tree whose amounts ar
     leaf = H(leaf, id, full key, value)
     node = H(node, id, 16-bit occupancy, 16 x [child hash, child sum u64], zeros where empty)
 
-`id` and key are length-prefixed. A leaf sits at the shallowest unique prefix, at least one nibble
-long, of the hash of its key; a node exists exactly where two or more leaves share a prefix, and at
-the root. So the shape depends on the contents alone. The empty tree has the root of 32 zero bytes.
+`id` is its length in one byte, then 15 bytes padded with zeros; the key follows its own length. A
+leaf sits at the shallowest unique prefix, at least one nibble long, of the hash of its key; a node
+exists exactly where two or more leaves share a prefix, and at the root. So the shape depends on the
+contents alone. The empty tree has the root of 32 zero bytes.
 
 Sixteen-way because Python pays per hash call, not per byte: a million entries are five levels. A
 block's changes are sorted by key hash and applied depth first, so every touched node is read,
 rebuilt and hashed once.
 
 Nodes are kept as bytes in the overlays next to the records (`View.get_node`, `Overlay.nodes`),
-under tree id + path in hexadecimal digits:
+under length of the tree id + tree id + path, one byte a nibble:
 
-    occupancy u16 | 16 x [hash 32, sum u64] | leaf mask u16 | u8 length of each leaf's key | keys
+    tag and id 30 | occupancy u16 | 16 x [hash 32, sum u64] | u8 length of each slot's key | keys
 
-The first 642 bytes are what is hashed. The keys let a leaf be pushed down, pulled up, or shown in
-a proof, without searching the records.
+The first 672 bytes are exactly what is hashed. The keys of leaves (length 0: no leaf) let one be
+pushed down, pulled up, or shown in a proof, without searching the records.
 """
 
 import struct
@@ -42,21 +43,27 @@ from atpar.ledger.types import ZERO_HASH, AssetCode, Hash, TimeMs
 MAX_ASSET_ROWS: Final = 10_000
 """Assets that one state table can list."""
 MAX_KEY_BYTES: Final = 255
-"""A key's length is one byte in hashes and in nodes."""
+"""A key has 1 to 255 bytes: its length is one byte in hashes and in nodes."""
+MAX_TREE_ID_BYTES: Final = 15
 
+_ID_AT: Final = len(HashTag.NODE.value)
+_OCCUPANCY_AT: Final = _ID_AT + 1 + MAX_TREE_ID_BYTES
+_SLOTS_AT: Final = _OCCUPANCY_AT + 2
 _SLOT: Final = 40
-_SLOTS_AT: Final = 2
-_MASK_AT: Final = _SLOTS_AT + TREE_FANOUT * _SLOT
-"""Where the hashed part of a node ends."""
-_LENGTHS_AT: Final = _MASK_AT + 2
-_EMPTY_SLOT: Final = bytes(_SLOT)
-_EMPTY_NODE: Final = bytes(_LENGTHS_AT)
+_HASHED: Final = _SLOTS_AT + TREE_FANOUT * _SLOT
+_LENGTHS_AT: Final = _HASHED
+_KEYS_AT: Final = _LENGTHS_AT + TREE_FANOUT
 _KEY_PREFIX: Final = HashTag.KEY.value
 _BYTE: Final = [bytes([n]) for n in range(256)]
-_NIBBLE: Final = {ord(f"{n:x}"): n for n in range(TREE_FANOUT)}
+_NIBBLES: Final = bytes.maketrans(b"0123456789abcdef", bytes(range(TREE_FANOUT)))
 _write_slot = struct.Struct(">32sQ").pack_into
+_read_slot = struct.Struct(">32sQ").unpack_from
 _read_u64 = struct.Struct(">Q").unpack_from
 _SUMS: Final = struct.Struct(">" + "32xQ" * TREE_FANOUT)
+
+_Node = bytes | bytearray
+
+assert _HASHED == 672
 
 
 class NodeReader(Protocol):
@@ -103,31 +110,37 @@ def compute_key_hash(key: bytes) -> bytes:
 
 
 def _compute_path(key: bytes) -> bytes:
-    return compute_key_hash(key).hex().encode()
+    return sha256(_KEY_PREFIX + key).hexdigest().encode().translate(_NIBBLES)
 
 
 def compute_leaf_hash(tree: bytes, key: bytes, value: bytes) -> bytes:
     """Return the hash of one entry."""
-    return sha256(_compute_prefix(HashTag.LEAF, tree) + _BYTE[len(key)] + key + value).digest()
+    return sha256(_compute_head(HashTag.LEAF, tree) + _BYTE[len(key)] + key + value).digest()
 
 
-def _compute_prefix(tag: HashTag, tree: bytes) -> bytes:
-    return tag.value + _BYTE[len(tree)] + tree
+def _compute_head(tag: HashTag, tree: bytes) -> bytes:
+    """Return how everything that is hashed for a tree starts."""
+    return tag.value + _BYTE[len(tree)] + tree.ljust(MAX_TREE_ID_BYTES, b"\0")
+
+
+def _compute_node_key(tree: bytes) -> bytes:
+    """Return the key of the root node; those below add their path to it."""
+    return _BYTE[len(tree)] + tree
 
 
 # ---- update
 
 _Item = tuple[bytes, bytes | None, int, bytes]
-"""One change, ready to place: path digits, leaf hash (None deletes), amount, full key."""
+"""One change, ready to place: where it belongs, its leaf hash (None deletes), amount, full key.
+
+Where is the key of the root node and the 64 nibbles of the path: its prefixes are the keys of the
+nodes that the change can touch, and items sort by it.
+"""
+_Child = tuple[bytes, int, bytes | None]
+"""What stands in a slot: hash, sum, and for a leaf its full key (None for a node)."""
 
 
-class _Child(NamedTuple):
-    """What stands in a slot."""
-
-    digest: bytes
-    total: int
-    key: bytes | None
-    """The full key of a leaf; None for a node."""
+_EMPTY_CHILD: Final[_Child] = (ZERO_HASH, 0, None)
 
 
 def update_tree(overlay: Overlay, tree: bytes, changes: Iterable[TreeChange]) -> TreeRoot:
@@ -142,24 +155,26 @@ def update_tree(overlay: Overlay, tree: bytes, changes: Iterable[TreeChange]) ->
     before = get_root(overlay, tree)
     if not items:
         return before
-    root = _Update(overlay, tree, items).update_node(b"", 0, len(items), before.total)
-    return EMPTY_ROOT if root is None else TreeRoot(root.digest, root.total)
+    root = _Update(overlay, tree, items).run(before.total)
+    return EMPTY_ROOT if root is None else TreeRoot(root[0], root[1])
 
 
 def _prepare(tree: bytes, changes: Iterable[TreeChange]) -> list[_Item]:
     """Hash keys and leaves, and sort by path."""
-    leaf_prefix = _compute_prefix(HashTag.LEAF, tree)
+    if len(tree) > MAX_TREE_ID_BYTES:
+        raise AssertionError(f"tree id {tree!r} has more than {MAX_TREE_ID_BYTES} bytes")
+    head, root_key = _compute_head(HashTag.LEAF, tree), _compute_node_key(tree)
     by_path: dict[bytes, _Item] = {}
     for key, value, amount in changes:
-        if len(key) > MAX_KEY_BYTES:
-            raise AssertionError(f"key of {len(key)} bytes, at most {MAX_KEY_BYTES}")
+        if not 1 <= len(key) <= MAX_KEY_BYTES:
+            raise AssertionError(f"key of {len(key)} bytes, expected 1 to {MAX_KEY_BYTES}")
         if not 0 <= amount <= MAX_SUM:
             raise AssertionError(f"amount {amount} is outside 0..{MAX_SUM}")
-        path = sha256(_KEY_PREFIX + key).hexdigest().encode()
+        path = root_key + sha256(_KEY_PREFIX + key).hexdigest().encode().translate(_NIBBLES)
         if value is None:
             by_path[path] = (path, None, 0, key)
         else:
-            digest = sha256(leaf_prefix + _BYTE[len(key)] + key + value).digest()
+            digest = sha256(head + _BYTE[len(key)] + key + value).digest()
             by_path[path] = (path, digest, amount, key)
     return sorted(by_path.values())
 
@@ -172,149 +187,166 @@ class _Update:
     old one plus the differences of its slots, which costs less than adding sixteen numbers.
     """
 
-    __slots__ = ("_get_node", "_hash_prefix", "_items", "_key_prefix", "_nodes")
+    __slots__ = ("_empty", "_get_node", "_items", "_nodes", "_paths", "_root_key")
 
     def __init__(self, overlay: Overlay, tree: bytes, items: Sequence[_Item]) -> None:
         self._get_node = overlay.get_node
         self._nodes = overlay.nodes
-        self._key_prefix = _BYTE[len(tree)] + tree
-        self._hash_prefix = _compute_prefix(HashTag.NODE, tree)
+        self._root_key = _compute_node_key(tree)
+        self._empty = _compute_head(HashTag.NODE, tree).ljust(_KEYS_AT, b"\0")
         self._items = items
+        self._paths = [item[0] for item in items]
 
-    def update_node(self, path: bytes, start: int, end: int, total: int) -> _Child | None:
-        """Apply items[start:end], which all lie below `path`, to the node there.
+    def run(self, total: int) -> _Child | None:
+        """Apply everything to a tree whose sum is `total`."""
+        return self._update_node(self._root_key, 0, len(self._items), total)
+
+    def _update_node(self, node_key: bytes, start: int, end: int, total: int) -> _Child | None:
+        """Apply items[start:end], which all lie below a node.
 
         `total` is the node's sum so far. Returns what now stands in its place: the node, its only
         leaf, or nothing.
         """
-        items, depth, node_key = self._items, len(path), self._key_prefix + path
-        data = self._get_node(node_key)
-        node = bytearray(_EMPTY_NODE if data is None else data)
-        occupancy, leaf_mask = node[0] << 8 | node[1], node[_MASK_AT] << 8 | node[_MASK_AT + 1]
-        at = start
-        while at < end:
-            first, (item_path, digest, amount, key) = at, items[at]
-            digit = item_path[depth]
-            at += 1
-            while at < end and items[at][0][depth] == digit:
-                at += 1
-            nibble = _NIBBLE[digit]
+        data, at = self._get_node(node_key), len(node_key)
+        if data is None and node_key != self._root_key:
+            raise AssertionError(f"node missing at {node_key!r}")
+        node = bytearray(data or self._empty)
+        # Ascending, so the last place of a nibble (found by a scan in C) ends its group.
+        nibbles = bytes([path[at] for path in self._paths[start:end]])
+        group_end = 0
+        while group_end < len(nibbles):
+            nibble, first = nibbles[group_end], start + group_end
+            group_end = nibbles.rindex(nibble) + 1
+            last = start + group_end
             slot_at = _SLOTS_AT + _SLOT * nibble
             old_total = _read_u64(node, slot_at + 32)[0]
-            if leaf_mask >> nibble & 1:
-                old_key = _get_key(node, nibble)
-                if at - first == 1 and old_key == key and digest is not None:
-                    _write_slot(node, slot_at, digest, amount)
-                    total += amount - old_total
-                    continue
-                old = _Child(bytes(node[slot_at : slot_at + 32]), old_total, old_key)
-                child = self._place(item_path[: depth + 1], first, at, old)
-            elif occupancy >> nibble & 1:
-                child = self.update_node(item_path[: depth + 1], first, at, old_total)
+            if node[_LENGTHS_AT + nibble] or not _is_occupied(node, nibble):
+                child = self._update_leaf(node, nibble, first, last, at + 1)
+            elif last - first == 1:
+                child = self._update_one(first, at + 1, old_total)
             else:
-                child = self._place(item_path[: depth + 1], first, at, None)
-            if child is None:
-                _clear_slot(node, nibble)
-                total -= old_total
-            else:
-                _fill_slot(node, nibble, child)
-                total += child.total - old_total
-        return self._store(node_key, node, total, is_root=not path, existed=data is not None)
+                child = self._update_node(self._paths[first][: at + 1], first, last, old_total)
+            _set_slot(node, nibble, child)
+            total += (child[1] if child else 0) - old_total
+        return self._store(node_key, node, total)
 
-    def _place(self, path: bytes, start: int, end: int, old: _Child | None) -> _Child | None:
-        """Return what stands at a path that held at most one leaf, after items[start:end]."""
+    def _update_one(self, index: int, at: int, total: int) -> _Child | None:
+        """Apply items[index] alone to the node whose key is the first `at` bytes of its path.
+
+        The same as `_update_node` without the grouping: in a large tree most nodes that a block
+        touches have one change below them.
+        """
+        path, digest, amount, key = self._items[index]
+        node_key, nibble = path[:at], path[at]
+        data = self._get_node(node_key)
+        if data is None:
+            raise AssertionError(f"node missing at {node_key!r}")
+        slot_at = _SLOTS_AT + _SLOT * nibble
+        old_total = _read_u64(data, slot_at + 32)[0]
+        if data[_LENGTHS_AT + nibble]:
+            if digest is None or _get_key(data, nibble) != key:
+                return self._update_node(node_key, index, index + 1, total)
+        elif not _is_occupied(data, nibble):
+            return self._update_node(node_key, index, index + 1, total)
+        else:
+            child = self._update_one(index, at + 1, old_total)
+            if child is None or child[2] is not None:
+                node = bytearray(data)
+                _set_slot(node, nibble, child)
+                return self._store(node_key, node, total + (child[1] if child else 0) - old_total)
+            digest, amount, _ = child
+        total += amount - old_total
+        if not 0 <= total <= MAX_SUM:
+            raise AssertionError(f"sum {total} is outside 0..{MAX_SUM} at {node_key!r}")
+        node = bytearray(data)
+        _write_slot(node, slot_at, digest, amount)
+        self._nodes[node_key] = bytes(node)
+        return sha256(node[:_HASHED]).digest(), total, None
+
+    def _update_leaf(
+        self, node: _Node, nibble: int, start: int, end: int, at: int
+    ) -> _Child | None:
+        """Return what a slot that holds at most one leaf holds after items[start:end].
+
+        `at` is the length of what stood there, or would stand there as a node.
+        """
+        old = _get_child(node, nibble)
+        _, digest, amount, key = self._items[start]
+        if end - start == 1 and (old is None or old[2] == key):
+            return None if digest is None else (digest, amount, key)
         leaves: dict[bytes, _Child | None] = {}
-        if old is not None and old.key is not None:
-            leaves[_compute_path(old.key)] = old
-        for item_path, digest, amount, key in self._items[start:end]:
-            leaves[item_path] = None if digest is None else _Child(digest, amount, key)
-        return self._build(path, sorted((p, leaf) for p, leaf in leaves.items() if leaf))
+        if old is not None and old[2] is not None:
+            leaves[self._root_key + _compute_path(old[2])] = old
+        for path, digest, amount, key in self._items[start:end]:
+            leaves[path] = None if digest is None else (digest, amount, key)
+        return self._build(at, sorted((path, leaf) for path, leaf in leaves.items() if leaf))
 
-    def _build(self, path: bytes, leaves: Sequence[tuple[bytes, _Child]]) -> _Child | None:
-        """Return what stands at a path below which exactly these leaves are, in path order."""
+    def _build(self, at: int, leaves: Sequence[tuple[bytes, _Child]]) -> _Child | None:
+        """Return what stands where exactly these leaves, in path order, share `at` bytes."""
         if len(leaves) < 2:
             return leaves[0][1] if leaves else None
-        depth, node, total, start = len(path), bytearray(_EMPTY_NODE), 0, 0
-        for at in range(1, len(leaves) + 1):
-            digit = leaves[start][0][depth]
-            if at < len(leaves) and leaves[at][0][depth] == digit:
+        node, total, start = bytearray(self._empty), 0, 0
+        for end in range(1, len(leaves) + 1):
+            nibble = leaves[start][0][at]
+            if end < len(leaves) and leaves[end][0][at] == nibble:
                 continue
-            child = self._build(leaves[start][0][: depth + 1], leaves[start:at])
-            assert child is not None
-            _fill_slot(node, _NIBBLE[digit], child)
-            total += child.total
-            start = at
-        return self._store(self._key_prefix + path, node, total, is_root=False, existed=False)
+            child = self._build(at + 1, leaves[start:end])
+            _set_slot(node, nibble, child)
+            total += child[1] if child else 0
+            start = end
+        return self._store(leaves[0][0][:at], node, total)
 
-    def _store(
-        self, node_key: bytes, node: bytearray, total: int, *, is_root: bool, existed: bool
-    ) -> _Child | None:
-        """Keep a patched node, or drop it when nothing or one leaf is left of it."""
-        occupancy = node[0] << 8 | node[1]
+    def _store(self, node_key: bytes, node: bytearray, total: int) -> _Child | None:
+        """Keep a changed node, or drop it when nothing or one leaf is left of it."""
+        occupancy = node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]
         if occupancy & (occupancy - 1) == 0:
-            is_leaf = occupancy and occupancy == node[_MASK_AT] << 8 | node[_MASK_AT + 1]
-            if not occupancy or (is_leaf and not is_root):
-                if existed:
-                    self._nodes[node_key] = None
-                return _get_child(node, occupancy.bit_length() - 1) if occupancy else None
+            only = _get_child(node, occupancy.bit_length() - 1) if occupancy else None
+            if only is None or (only[2] is not None and node_key != self._root_key):
+                self._nodes[node_key] = None
+                return only
         if not 0 <= total <= MAX_SUM:
             raise AssertionError(f"sum {total} is outside 0..{MAX_SUM} at {node_key!r}")
         self._nodes[node_key] = bytes(node)
-        return _Child(sha256(self._hash_prefix + node[:_MASK_AT]).digest(), total, None)
+        return sha256(node[:_HASHED]).digest(), total, None
 
 
 # ---- one node
 
 
-def _find_key(node: bytes | bytearray, nibble: int) -> tuple[int, int]:
-    """Return where a leaf's key has its length, and where it starts (or would)."""
-    leaf_mask = node[_MASK_AT] << 8 | node[_MASK_AT + 1]
-    length_at = _LENGTHS_AT + (leaf_mask & ((1 << nibble) - 1)).bit_count()
-    lengths_end = _LENGTHS_AT + leaf_mask.bit_count()
-    return length_at, lengths_end + sum(node[_LENGTHS_AT:length_at])
+def _is_occupied(node: _Node, nibble: int) -> bool:
+    return bool((node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]) >> nibble & 1)
 
 
-def _get_key(node: bytes | bytearray, nibble: int) -> bytes:
-    length_at, key_at = _find_key(node, nibble)
+def _get_key(node: _Node, nibble: int) -> bytes:
+    """Return the key of a leaf."""
+    length_at = _LENGTHS_AT + nibble
+    key_at = _KEYS_AT + sum(node[_LENGTHS_AT:length_at])
     return bytes(node[key_at : key_at + node[length_at]])
 
 
-def _get_child(node: bytes | bytearray, nibble: int) -> _Child | None:
-    if not (node[0] << 8 | node[1]) >> nibble & 1:
+def _get_child(node: _Node, nibble: int) -> _Child | None:
+    if not _is_occupied(node, nibble):
         return None
-    slot_at = _SLOTS_AT + _SLOT * nibble
-    is_leaf = (node[_MASK_AT] << 8 | node[_MASK_AT + 1]) >> nibble & 1
-    return _Child(
-        bytes(node[slot_at : slot_at + 32]),
-        _read_u64(node, slot_at + 32)[0],
-        _get_key(node, nibble) if is_leaf else None,
-    )
+    digest, total = _read_slot(node, _SLOTS_AT + _SLOT * nibble)
+    return digest, total, _get_key(node, nibble) or None
 
 
-def _fill_slot(node: bytearray, nibble: int, child: _Child) -> None:
-    """Put a child into a slot, whatever stood there."""
-    is_leaf = (node[_MASK_AT] << 8 | node[_MASK_AT + 1]) >> nibble & 1
-    if is_leaf or child.key is not None:
-        _clear_slot(node, nibble)
-        if child.key is not None:
-            length_at, key_at = _find_key(node, nibble)
-            node[key_at:key_at] = child.key
-            node[length_at:length_at] = _BYTE[len(child.key)]
-            node[_MASK_AT + 1 - (nibble >> 3)] |= 1 << (nibble & 7)
-    node[1 - (nibble >> 3)] |= 1 << (nibble & 7)
-    _write_slot(node, _SLOTS_AT + _SLOT * nibble, child.digest, child.total)
-
-
-def _clear_slot(node: bytearray, nibble: int) -> None:
-    bit = 1 << (nibble & 7)
-    if node[_MASK_AT + 1 - (nibble >> 3)] & bit:
-        length_at, key_at = _find_key(node, nibble)
-        del node[key_at : key_at + node[length_at]]
-        del node[length_at]
-        node[_MASK_AT + 1 - (nibble >> 3)] &= ~bit
-    node[1 - (nibble >> 3)] &= ~bit
-    slot_at = _SLOTS_AT + _SLOT * nibble
-    node[slot_at : slot_at + _SLOT] = _EMPTY_SLOT
+def _set_slot(node: bytearray, nibble: int, child: _Child | None) -> None:
+    """Put a child, or nothing, into a slot, whatever stood there."""
+    occupancy_at, bit = _OCCUPANCY_AT + 1 - (nibble >> 3), 1 << (nibble & 7)
+    if child is None:
+        digest, total, key = _EMPTY_CHILD
+        node[occupancy_at] &= ~bit
+    else:
+        digest, total, key = child
+        node[occupancy_at] |= bit
+    _write_slot(node, _SLOTS_AT + _SLOT * nibble, digest, total)
+    length_at = _LENGTHS_AT + nibble
+    old_length = node[length_at]
+    if key is not None or old_length:
+        key_at = _KEYS_AT + sum(node[_LENGTHS_AT:length_at])
+        node[key_at : key_at + old_length] = key or b""
+        node[length_at] = len(key or b"")
 
 
 # ---- root
@@ -322,11 +354,10 @@ def _clear_slot(node: bytearray, nibble: int) -> None:
 
 def get_root(reader: NodeReader, tree: bytes) -> TreeRoot:
     """Return the root of a tree as the reader has it."""
-    node = reader.get_node(_BYTE[len(tree)] + tree)
+    node = reader.get_node(_compute_node_key(tree))
     if node is None:
         return EMPTY_ROOT
-    digest = sha256(_compute_prefix(HashTag.NODE, tree) + node[:_MASK_AT]).digest()
-    return TreeRoot(digest, sum(_SUMS.unpack_from(node, _SLOTS_AT)))
+    return TreeRoot(sha256(node[:_HASHED]).digest(), sum(_SUMS.unpack_from(node, _SLOTS_AT)))
 
 
 # ---- proofs
@@ -343,7 +374,7 @@ class TreeStep(Wire, frozen=True):
 class TreeLeaf(Wire, frozen=True):
     """One entry of a tree."""
 
-    key: Annotated[bytes, Meta(max_length=MAX_KEY_BYTES)]
+    key: Annotated[bytes, Meta(min_length=1, max_length=MAX_KEY_BYTES)]
     value: bytes
     amount: Annotated[int, Meta(ge=0, le=MAX_SUM)]
 
@@ -365,26 +396,27 @@ def prove(
     `read_value` returns the value of a key that the tree holds: the wanted one, or the one that
     stands on its path when it is absent.
     """
-    path, prefix = _compute_path(key), _BYTE[len(tree)] + tree
+    path, root_key = _compute_path(key), _compute_node_key(tree)
     steps: list[TreeStep] = []
     for depth in range(MAX_TREE_DEPTH):
-        node = reader.get_node(prefix + path[:depth])
+        node = reader.get_node(root_key + path[:depth])
         if node is None:
-            assert depth == 0, f"node missing at {path[:depth]!r}"
+            if depth:
+                raise AssertionError(f"node missing at {path[:depth]!r}")
             return TreeProof((), None)
-        occupancy, nibble = int.from_bytes(node[:_SLOTS_AT], "big"), _NIBBLE[path[depth]]
+        nibble = path[depth]
         siblings = b"".join(
             node[_SLOTS_AT + i * _SLOT : _SLOTS_AT + (i + 1) * _SLOT]
             for i in range(TREE_FANOUT)
-            if occupancy >> i & 1 and i != nibble
+            if i != nibble and _is_occupied(node, i)
         )
+        occupancy = int.from_bytes(node[_OCCUPANCY_AT:_SLOTS_AT], "big")
         steps.append(TreeStep(occupancy, siblings))
         child = _get_child(node, nibble)
         if child is None:
             return TreeProof(tuple(steps), None)
-        if child.key is not None:
-            leaf = TreeLeaf(child.key, read_value(child.key), child.total)
-            return TreeProof(tuple(steps), leaf)
+        if child[2] is not None:
+            return TreeProof(tuple(steps), TreeLeaf(child[2], read_value(child[2]), child[1]))
     raise AssertionError(f"two keys share the hash {path!r}")
 
 
@@ -398,9 +430,9 @@ def verify_tree_proof(
     Raises:
         ProofInvalid: the proof does not lead to the root's hash and total.
     """
-    path, leaf = compute_key_hash(key).hex(), proof.leaf
+    path, leaf = _compute_path(key), proof.leaf
     depth = len(proof.steps)
-    if leaf is not None and compute_key_hash(leaf.key).hex()[:depth] != path[:depth]:
+    if leaf is not None and _compute_path(leaf.key)[:depth] != path[:depth]:
         raise ProofInvalid("leaf: its key does not lie on the path of the wanted one")
     if not proof.steps:
         computed = EMPTY_ROOT
@@ -416,15 +448,13 @@ def verify_tree_proof(
     return leaf if leaf is not None and leaf.key == key else None
 
 
-def _climb(proof: TreeProof, tree: bytes, path: str) -> TreeRoot:
-    prefix, leaf = _compute_prefix(HashTag.NODE, tree), proof.leaf
-    slot = b""
+def _climb(proof: TreeProof, tree: bytes, path: bytes) -> TreeRoot:
+    head, leaf, slot, total = _compute_head(HashTag.NODE, tree), proof.leaf, b"", 0
     if leaf is not None:
         digest = compute_leaf_hash(tree, leaf.key, leaf.value)
         slot = digest + leaf.amount.to_bytes(8, "big")
-    total = 0
     for depth in range(len(proof.steps) - 1, -1, -1):
-        step, nibble = proof.steps[depth], int(path[depth], 16)
+        step, nibble = proof.steps[depth], path[depth]
         if (step.occupancy >> nibble & 1) != bool(slot):
             raise ProofInvalid(f"steps[{depth}]: the slot on the path is not as claimed")
         count = step.occupancy.bit_count() - bool(slot)
@@ -432,16 +462,16 @@ def _climb(proof: TreeProof, tree: bytes, path: str) -> TreeRoot:
             raise ProofInvalid(f"steps[{depth}]: {len(step.siblings)} bytes for {count} siblings")
         below = (step.occupancy & ((1 << nibble) - 1)).bit_count() * _SLOT
         taken = step.siblings[:below] + slot + step.siblings[below:]
-        body = bytearray(_MASK_AT)
-        body[:_SLOTS_AT] = step.occupancy.to_bytes(2, "big")
+        node = bytearray(head.ljust(_HASHED, b"\0"))
+        node[_OCCUPANCY_AT:_SLOTS_AT] = step.occupancy.to_bytes(2, "big")
         for index in range(TREE_FANOUT):
             if step.occupancy >> index & 1:
                 at = _SLOTS_AT + index * _SLOT
-                body[at : at + _SLOT], taken = taken[:_SLOT], taken[_SLOT:]
-        total = sum(_SUMS.unpack_from(body, _SLOTS_AT))
+                node[at : at + _SLOT], taken = taken[:_SLOT], taken[_SLOT:]
+        total = sum(_SUMS.unpack_from(node, _SLOTS_AT))
         if total > MAX_SUM:
             raise ProofInvalid(f"steps[{depth}]: the sum {total} is above {MAX_SUM}")
-        slot = sha256(prefix + body).digest() + total.to_bytes(8, "big")
+        slot = sha256(node).digest() + total.to_bytes(8, "big")
     return TreeRoot(slot[:32], total)
 
 
