@@ -1,0 +1,247 @@
+"""Running a testnet's processes: start, wait for the first final block, kill, restart, stop."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from msgspec.structs import replace
+
+from atpar.cli.errors import NotReady
+from atpar.cli.testnet.ports import release_ports
+from atpar.cli.testnet.processes import (
+    DeadlinePassed,
+    ProcessRef,
+    is_running,
+    kill,
+    start,
+    stop,
+    wait_until,
+)
+from atpar.cli.testnet.record import TestnetRecord, ValidatorRecord, load_record, save_record
+
+START_TIMEOUT_S: Final = 60.0
+ASK_TIMEOUT_S: Final = 2.0
+LAUNCHER: Final = "import sys; from atpar.cli.main import main; sys.exit(main())"
+"""Runs `atpar` with this very interpreter, wherever its script was installed."""
+
+
+def make_command(*arguments: str) -> list[str]:
+    """Return the command line that runs `atpar` with these arguments."""
+    return [sys.executable, "-c", LAUNCHER, *arguments]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One validator as seen from outside, right now."""
+
+    validator: ValidatorRecord
+    is_running: bool
+    status: dict[str, Any] | None
+    """Its answer to /v1/status, null when it gives none."""
+
+    @property
+    def state(self) -> str:
+        """`ready`, `catching_up`, …; `stopped` without a process, `silent` without an answer."""
+        if not self.is_running:
+            return "stopped"
+        return "silent" if self.status is None else str(self.status["state"])
+
+    @property
+    def height(self) -> int | None:
+        """The last final block on its disk."""
+        return None if self.status is None else int(self.status["read_height"])
+
+
+def ask_status(api: str, *, timeout_s: float = ASK_TIMEOUT_S) -> dict[str, Any] | None:
+    """Return a node's status, or None when it does not answer."""
+    return ask(api, "/v1/status", timeout_s=timeout_s)
+
+
+def ask(api: str, path: str, *, timeout_s: float = ASK_TIMEOUT_S) -> dict[str, Any] | None:
+    """Return the JSON object at a path, or None when the node has no answer to give."""
+    try:
+        answer = httpx.get(f"{api}{path}", timeout=timeout_s, trust_env=False)
+    except httpx.HTTPError:
+        return None
+    if answer.status_code != httpx.codes.OK:
+        return None
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def look(record: TestnetRecord) -> list[NodeView]:
+    """Return how every validator is; they are asked side by side."""
+    with ThreadPoolExecutor(max_workers=len(record.validators)) as pool:
+        return list(pool.map(_look_at, record.validators))
+
+
+def _look_at(validator: ValidatorRecord) -> NodeView:
+    alive = validator.process is not None and is_running(validator.process)
+    return NodeView(validator, alive, ask_status(validator.api) if alive else None)
+
+
+# ---- starting
+
+
+def start_node(folder: Path, record: TestnetRecord, index: int) -> TestnetRecord:
+    """Start one validator; return the record that names its process, saved."""
+    validator = record.validators[index]
+    home = (folder / validator.name).resolve()
+    process = start(
+        make_command("node", "run", "--home", str(home)),
+        log=home / "logs" / "output.log",
+        cwd=home,
+    )
+    return _save_validator(folder, index, process)
+
+
+def start_nodes(folder: Path, record: TestnetRecord) -> TestnetRecord:
+    """Start all validators."""
+    for index in range(len(record.validators)):
+        record = start_node(folder, record, index)
+    return record
+
+
+def start_attester(folder: Path) -> TestnetRecord:
+    """Start the helper that keeps the reserve attested while a testnet runs."""
+    process = start(
+        [sys.executable, "-m", "atpar.cli.testnet.attester", str(folder.resolve())],
+        log=folder / "logs" / "attester.log",
+        cwd=folder,
+    )
+    record = replace(load_record(folder), attester=process)
+    save_record(folder, record)
+    return record
+
+
+def _save_validator(folder: Path, index: int, process: ProcessRef) -> TestnetRecord:
+    record = load_record(folder)
+    validators = list(record.validators)
+    validators[index] = replace(validators[index], process=process)
+    record = replace(record, validators=tuple(validators))
+    save_record(folder, record)
+    return record
+
+
+# ---- waiting
+
+
+def wait_network(
+    folder: Path,
+    record: TestnetRecord,
+    condition: Callable[[Sequence[NodeView]], bool],
+    *,
+    what: str,
+    timeout_s: float = START_TIMEOUT_S,
+) -> None:
+    """Wait until a condition on all validators holds.
+
+    Raises:
+        NotReady: a process ended, or the time is over; the message ends with its last words.
+    """
+
+    def check() -> bool:
+        views = look(record)
+        for view in views:
+            if not view.is_running:
+                raise _explain_end(folder, view.validator)
+        return condition(views)
+
+    try:
+        wait_until(check, what=what, timeout_s=timeout_s)
+    except DeadlinePassed as error:
+        raise NotReady(
+            str(error),
+            advice=f"look into {folder}/v1/logs; atpar testnet status --dir {folder}",
+        ) from error
+
+
+def wait_connected(folder: Path, record: TestnetRecord) -> None:
+    """Wait until every validator is connected to a quorum.
+
+    Raises:
+        NotReady: it did not happen in time, or a process ended.
+    """
+
+    def connected(views: Sequence[NodeView]) -> bool:
+        return all(
+            view.status is not None and view.status["connected_validators"] >= view.status["quorum"]
+            for view in views
+        )
+
+    wait_network(folder, record, connected, what="a connected quorum")
+
+
+def wait_height(
+    folder: Path, record: TestnetRecord, height: int, *, timeout_s: float = START_TIMEOUT_S
+) -> None:
+    """Wait until every validator has a final block of at least this height.
+
+    Raises:
+        NotReady: it did not happen in time, or a process ended.
+    """
+
+    def reached(views: Sequence[NodeView]) -> bool:
+        return all(view.height is not None and view.height >= height for view in views)
+
+    wait_network(folder, record, reached, what=f"block {height}", timeout_s=timeout_s)
+
+
+def wait_returned(
+    folder: Path, record: TestnetRecord, index: int, *, timeout_s: float = START_TIMEOUT_S
+) -> int:
+    """Wait until one validator is ready and no block behind the others were; return its height.
+
+    Raises:
+        NotReady: it did not happen in time, or its process ended.
+    """
+    goal = max((view.height or 0 for view in look(record)), default=0)
+    one = replace(record, validators=(record.validators[index],))
+
+    def returned(views: Sequence[NodeView]) -> bool:
+        return views[0].state == "ready" and (views[0].height or 0) >= goal
+
+    name = record.validators[index].name
+    wait_network(folder, one, returned, what=f"the return of {name}", timeout_s=timeout_s)
+    return goal
+
+
+def _explain_end(folder: Path, validator: ValidatorRecord) -> NotReady:
+    log = folder / validator.name / "logs" / "output.log"
+    words = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
+    said = " / ".join(words) or "it left no word"
+    return NotReady(
+        f"{validator.name} ({validator.participant}) ended by itself: {said}",
+        advice=f"its logs are in {folder / validator.name / 'logs'}",
+    )
+
+
+# ---- ending
+
+
+def kill_node(record: TestnetRecord, index: int) -> None:
+    """End one validator as a power cut would."""
+    process = record.validators[index].process
+    if process is not None:
+        kill(process)
+
+
+def stop_network(folder: Path, record: TestnetRecord) -> int:
+    """End exactly what was started for a testnet; return how many processes were still running."""
+    processes = [validator.process for validator in record.validators]
+    if record.attester is not None:
+        processes.insert(0, record.attester)
+    running = [process for process in processes if process is not None and is_running(process)]
+    stop(running)
+    release_ports(record.port_base, owner=folder)
+    return len(running)
+
+
+def now_ms() -> int:
+    """Return the wall clock in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,122 @@
+"""What `testnet up` shows while it runs: one row per validator, redrawn on a terminal."""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+from atpar.cli.output import Output, clean
+from atpar.cli.testnet.network import NodeView, ask, look
+from atpar.cli.testnet.record import TestnetRecord
+
+INTERVAL_S: Final = 1.0
+PLAIN_INTERVAL_S: Final = 10.0
+WINDOW_S: Final = 60.0
+MARKS: Final = {"ready": "●", "catching_up": "◐", "starting": "○", "stopping": "○"}
+
+
+def get_mark(view: NodeView) -> str:
+    """Return one character for a validator's state."""
+    return MARKS.get(view.state, "✗")
+
+
+class Rate:
+    """Transactions a second over the last minute, from heights and counts seen."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def note(self, now_s: float, count: int) -> None:
+        """Take note of a running count."""
+        self._seen.append((now_s, count))
+        while now_s - self._seen[0][0] > WINDOW_S:
+            self._seen.popleft()
+
+    def compute(self) -> float:
+        """Return the mean rate over what was seen."""
+        (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
+        return 0.0 if last_s <= first_s else (last - first) / (last_s - first_s)
+
+
+def list_rows(views: Sequence[NodeView], validators: dict[str, Any] | None) -> list[list[object]]:
+    """Return the rows of the table: name, bank, state, height, view, lag, missed votes, API."""
+    missed = {
+        each["participant"]: each["missed_votes"]
+        for each in (validators or {}).get("validators", [])
+    }
+    top = max((view.height or 0 for view in views), default=0)
+    return [
+        [
+            each.validator.name,
+            each.validator.participant,
+            f"{get_mark(each)} {each.state}",
+            each.height,
+            None if each.status is None else each.status["view"],
+            None if each.height is None else top - each.height,
+            missed.get(each.validator.participant),
+            each.validator.api,
+        ]
+        for each in views
+    ]
+
+
+HEADINGS: Final = ("", "bank", "state", "height", "view", "lag", "missed", "API")
+RIGHT: Final = ("height", "view", "lag", "missed")
+
+
+def watch(record: TestnetRecord, output: Output) -> None:
+    """Show the network until the person interrupts."""
+    if output.is_interactive():
+        _watch_live(record)
+    else:
+        _watch_plain(record, output)
+
+
+def _ask_validators(views: Sequence[NodeView]) -> dict[str, Any] | None:
+    """Return the validator list of the first node that is ready: missed votes as it counts them."""
+    for view in views:
+        if view.state == "ready":
+            return ask(view.validator.api, "/v1/validators")
+    return None
+
+
+def _watch_plain(record: TestnetRecord, output: Output) -> None:
+    while True:
+        views = look(record)
+        states = "  ".join(f"{view.validator.name} {get_mark(view)}" for view in views)
+        top = max((view.height or 0 for view in views), default=0)
+        output.note(f"#{top}  {states}")
+        time.sleep(PLAIN_INTERVAL_S)
+
+
+def _watch_live(record: TestnetRecord) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), refresh_per_second=4, transient=False) as live:
+        while True:
+            views = look(record)
+            live.update(_draw(views, _ask_validators(views)))
+            time.sleep(INTERVAL_S)
+
+
+def _draw(views: Sequence[NodeView], validators: dict[str, Any] | None) -> object:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right" if heading in RIGHT else "left")
+    styles = {"ready": "green", "stopped": "red", "silent": "red", "halted": "red"}
+    for view, row in zip(views, list_rows(views, validators), strict=True):
+        cells = ["-" if cell is None else clean(str(cell)) for cell in row]
+        state = Text(cells[2], style=styles.get(view.state, "yellow"))
+        table.add_row(cells[0], cells[1], state, *cells[3:])
+    pending = max(
+        (view.status["mempool_transactions"] for view in views if view.status is not None),
+        default=0,
+    )
+    foot = Text(f" {pending} pending    Ctrl-C stops the network", style="dim")
+    return Group(table, foot)
