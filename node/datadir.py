@@ -7,11 +7,16 @@ from typing import Final
 from atpar.consensus.records import EpochOpenedRecord, JournalRecord, decode_record, encode_record
 from atpar.consensus.types import EpochStart, Tip
 from atpar.consensus.validators import ValidatorSet
-from atpar.ledger.blocks import Header, ValidatorKey, compute_validators_hash
-from atpar.ledger.blocks import ValidatorSetId as SetId
+from atpar.ledger.blocks import (
+    Header,
+    ValidatorSetId,
+    compute_digest,
+    compute_validators_hash,
+)
 from atpar.ledger.errors import NonCanonical
 from atpar.ledger.genesis import Genesis
-from atpar.ledger.records import CURRENT, PARAMS, VALIDATORS
+from atpar.ledger.records import CURRENT, PARAMS, VALIDATORS, identify_validators
+from atpar.ledger.state import View
 from atpar.node.errors import JournalLost, StoreCorrupt
 from atpar.node.journal import VERSION, Journal, Opening, create_journal, open_journal
 from atpar.node.store import Store, create_store, open_store
@@ -46,8 +51,7 @@ def create_data(
 ) -> None:
     """Make the data of a new node: the genesis state and, for a validator, an empty journal.
 
-    Without a vote key (an observer) there is no journal. Safe to repeat after a crash: a store or
-    journal that is there already is left alone.
+    Without a vote key (an observer) there is no journal. What is there already is never replaced.
 
     Raises:
         StoreMismatch, JournalMismatch: the folder holds this node's data already.
@@ -107,23 +111,13 @@ def read_position(store: Store) -> Position:
     """
     final = store.get_final()
     params = final.view.get(PARAMS, CURRENT)
-    validators = final.view.get(VALIDATORS, CURRENT)
-    if params is None or validators is None:
-        raise StoreCorrupt("chain.db: the chain's parameters or validators are missing")
+    if params is None:
+        raise StoreCorrupt("chain.db: the chain's parameters are missing")
     epoch = final.header.height // params.epoch_blocks
     first = store.get_header(epoch * params.epoch_blocks)
     if first is None:
         raise StoreCorrupt(f"chain.db: the header at {epoch * params.epoch_blocks} is missing")
-    members = tuple(ValidatorKey(m.participant, m.vote_key) for m in validators.members)
-    if compute_validators_hash(SetId(epoch, members)) != first.next_validators_hash:
-        raise StoreCorrupt(f"chain.db: the validators of epoch {epoch} are not those of its start")
-    first_digest = final.digest if first.height == final.header.height else None
-    if first_digest is None:
-        above = store.get_header(first.height + 1)
-        if above is None:
-            raise StoreCorrupt(f"chain.db: the header at {first.height + 1} is missing")
-        first_digest = above.parent
-    start = EpochStart(ValidatorSet(epoch, members), first_digest, first.height, first.timestamp_ms)
+    start = _make_start(final.view, epoch, first, compute_digest(first))
     return Position(
         header=final.header,
         digest=final.digest,
@@ -131,6 +125,21 @@ def read_position(store: Store) -> Position:
         tip=_read_tip(store, final.header, final.digest, start),
         epoch_blocks=params.epoch_blocks,
     )
+
+
+def read_next_epoch(view: View, boundary: Header, digest: bytes) -> EpochStart:
+    """Return the epoch that begins on top of a final boundary block, from the state after it."""
+    return _make_start(view, boundary.epoch + 1, boundary, digest)
+
+
+def _make_start(view: View, epoch: int, first: Header, digest: bytes) -> EpochStart:
+    validators = view.get(VALIDATORS, CURRENT)
+    if validators is None:
+        raise StoreCorrupt("chain.db: the chain's validators are missing")
+    members = identify_validators(validators).members
+    if compute_validators_hash(ValidatorSetId(epoch, members)) != first.next_validators_hash:
+        raise StoreCorrupt(f"chain.db: the validators of epoch {epoch} are not those of its start")
+    return EpochStart(ValidatorSet(epoch, members), digest, first.height, first.timestamp_ms)
 
 
 def _read_tip(store: Store, header: Header, digest: bytes, start: EpochStart) -> Tip:

@@ -78,7 +78,10 @@ LISTEN_BACKLOG: Final = 256
 DIAL_HEAD_START_S: Final = 0.25
 """The peer with the higher code waits this long before it dials, so that two rarely collide."""
 
-# ---- verified signatures
+# ---- block bodies and verified signatures
+MAX_CACHED_BODY_BYTES: Final = 32 * 1024 * 1024
+MAX_CACHED_BODIES: Final = 256
+"""Decoded blocks that wait for their execution; past a bound the oldest are decoded again."""
 MAX_VERIFIED_ENVELOPES: Final = 200_000
 """Hashes of envelopes whose signatures were checked here."""
 

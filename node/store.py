@@ -168,6 +168,10 @@ class Store:
         """Return the receipts of a block, in order; None where there is no block."""
         return _find(self._engine, _key(b"r", height), _RECEIPTS)
 
+    def get_finalization(self, height: int) -> Finalization | None:
+        """Return the finalization of the block at a height itself, or None if it has none."""
+        return _find(self._engine, _key(b"f", height), FINALIZATION)
+
     def get_finalization_at_or_above(self, height: int) -> tuple[int, Finalization] | None:
         """Return the lowest finalization that makes a height final, with its own block's height."""
         for key, value in self._engine.scan(b"f", start=_HEIGHT.pack(height)):
