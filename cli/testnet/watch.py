@@ -1,41 +1,26 @@
 """What `testnet up` shows while it runs: one row per validator, redrawn on a terminal."""
 
 import time
-from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from atpar.cli.output import Output, clean
 from atpar.cli.testnet.network import NodeView, ask, look
 from atpar.cli.testnet.record import TestnetRecord
+from atpar.cli.testnet.scrape import Window, fetch_pages, read_counts
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 INTERVAL_S: Final = 1.0
 PLAIN_INTERVAL_S: Final = 10.0
-WINDOW_S: Final = 60.0
+SCRAPE_TIMEOUT_S: Final = 1.0
 MARKS: Final = {"ready": "●", "catching_up": "◐", "starting": "○", "stopping": "○"}
 
 
 def get_mark(view: NodeView) -> str:
     """Return one character for a validator's state."""
     return MARKS.get(view.state, "✗")
-
-
-class Rate:
-    """Transactions a second over the last minute, from heights and counts seen."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def note(self, now_s: float, count: int) -> None:
-        """Take note of a running count."""
-        self._seen.append((now_s, count))
-        while now_s - self._seen[0][0] > WINDOW_S:
-            self._seen.popleft()
-
-    def compute(self) -> float:
-        """Return the mean rate over what was seen."""
-        (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
-        return 0.0 if last_s <= first_s else (last - first) / (last_s - first_s)
 
 
 def list_rows(views: Sequence[NodeView], validators: dict[str, Any] | None) -> list[list[object]]:
@@ -93,14 +78,34 @@ def _watch_live(record: TestnetRecord) -> None:
     from rich.console import Console
     from rich.live import Live
 
+    window = Window()
     with Live(console=Console(stderr=True), refresh_per_second=4, transient=False) as live:
         while True:
             views = look(record)
-            live.update(_draw(views, _ask_validators(views)))
+            apis = [view.validator.api for view in views if view.status is not None]
+            pages = fetch_pages(apis, timeout_s=SCRAPE_TIMEOUT_S)
+            window.note(read_counts(pages, at_s=time.monotonic()))
+            live.update(_draw(views, _ask_validators(views), window))
             time.sleep(INTERVAL_S)
 
 
-def _draw(views: Sequence[NodeView], validators: dict[str, Any] | None) -> object:
+def _describe(views: Sequence[NodeView], window: Window) -> str:
+    """Return the line under the table: finality and throughput of the last minute."""
+    p50, p99 = (window.compute_quantile_ms(share) for share in (0.5, 0.99))
+    finality = (
+        "no payment yet" if p50 is None or p99 is None else f"p50 ≤ {p50:.0f}  p99 ≤ {p99:.0f} ms"
+    )
+    pending = max(
+        (view.status["mempool_transactions"] for view in views if view.status is not None),
+        default=0,
+    )
+    rate = window.compute_rate()
+    return f" finality, last minute: {finality}    {rate:.1f} tx/s    {pending} pending"
+
+
+def _draw(
+    views: Sequence[NodeView], validators: dict[str, Any] | None, window: Window
+) -> "RenderableType":
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
@@ -114,9 +119,4 @@ def _draw(views: Sequence[NodeView], validators: dict[str, Any] | None) -> objec
         cells = ["-" if cell is None else clean(str(cell)) for cell in row]
         state = Text(cells[2], style=styles.get(view.state, "yellow"))
         table.add_row(cells[0], cells[1], state, *cells[3:])
-    pending = max(
-        (view.status["mempool_transactions"] for view in views if view.status is not None),
-        default=0,
-    )
-    foot = Text(f" {pending} pending    Ctrl-C stops the network", style="dim")
-    return Group(table, foot)
+    return Group(table, Text(_describe(views, window)), Text(" Ctrl-C stops it", style="dim"))
