@@ -135,6 +135,7 @@ _ADVICE = {
     "KeyExposed": "run the chmod above; if others had access, replace the key",
     "KeyDamaged": "restore the file from your backup: the key inside cannot be used",
     "WrongPassphrase": "try again; --passphrase-file or ATPAR_PASSPHRASE take it without a prompt",
+    "PassphraseMissing": "use --passphrase-file FILE (its first line), or set ATPAR_PASSPHRASE",
     "SignerUnavailable": "name a keystore file instead",
     "StoreLocked": "another `atpar node run` uses this folder: stop it, or use its API",
     "StoreSchema": "install the version named above, or re-sync into a new data folder",

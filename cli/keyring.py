@@ -16,12 +16,12 @@ import click
 from atpar.cli.context import State, get_environment_passphrase
 from atpar.cli.errors import KeystoreProblem
 from atpar.node.keystore import (
-    MAX_PASSPHRASE_BYTES,
     SUFFIX,
     KeystoreError,
     StoredKey,
     WrongPassphrase,
     read_key,
+    read_passphrase,
 )
 from atpar.node.signer import LocalSigner, open_file_signer
 
@@ -145,7 +145,7 @@ def get_passphrase(state: State) -> str | None:
     """Return the passphrase that flag, environment or file give, or None.
 
     Raises:
-        KeystoreProblem: the named file cannot be read or its first line is empty.
+        PassphraseMissing: the named file cannot be read or its first line is empty.
     """
     from_environment = get_environment_passphrase()
     if state.passphrase_file is None and from_environment is not None:
@@ -153,19 +153,7 @@ def get_passphrase(state: State) -> str | None:
     path = state.get_passphrase_path()
     if path is None:
         return None
-    try:
-        with path.open("rb") as file:
-            line = file.readline(MAX_PASSPHRASE_BYTES + 2)
-        passphrase = line.rstrip(b"\r\n").decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeystoreProblem(
-            f"passphrase file {path}: {error}", advice="give a text file; its first line is used"
-        ) from error
-    if not passphrase:
-        raise KeystoreProblem(
-            f"passphrase file {path}: its first line is empty", advice="write the passphrase there"
-        )
-    return passphrase
+    return read_passphrase(path)
 
 
 def ask_passphrase(state: State, prompt: str, *, twice: bool = False) -> str:

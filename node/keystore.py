@@ -76,6 +76,10 @@ class WrongPassphrase(KeystoreError):
     """The file is whole; the passphrase does not open it."""
 
 
+class PassphraseMissing(KeystoreError):
+    """No source gives a passphrase, or the file that should hold it cannot be used."""
+
+
 Hex16 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 Hex32 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
@@ -193,6 +197,25 @@ def open_key(path: Path, passphrase: str) -> bytes:
     if compute_public_key(seed).hex() != file.public_key:
         raise KeyDamaged(path, f"the seed is not that of public key {file.public_key}")
     return seed
+
+
+def read_passphrase(path: Path) -> str:
+    """Return the first line of a passphrase file, without its line end.
+
+    Raises:
+        PassphraseMissing: it cannot be read, or its first line is empty.
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.readline(MAX_PASSPHRASE_BYTES + 2)
+        passphrase = line.rstrip(b"\r\n").decode()
+    except OSError as error:
+        raise PassphraseMissing(path, f"passphrase file: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise PassphraseMissing(path, f"passphrase file: {error}") from error
+    if not passphrase:
+        raise PassphraseMissing(path, "passphrase file: its first line is empty")
+    return passphrase
 
 
 def list_keys(folder: Path) -> list[StoredKey]:

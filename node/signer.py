@@ -6,15 +6,19 @@ record of votes. Only the local keystore exists so far; the other two have their
 `open_signer`.
 """
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Final, Protocol
 
 from nacl.signing import SigningKey
 
 from atpar.ledger.hashing import SignKind, compute_sign_bytes
+from atpar.node.config import KeysSection
 from atpar.node.errors import NodeError
-from atpar.node.keystore import open_key
+from atpar.node.keystore import PassphraseMissing, open_key, read_passphrase
 
+PASSPHRASE_VARIABLE: Final = "ATPAR_PASSPHRASE"  # noqa: S105 - a name, not a secret
 PKCS11_SCHEME: Final = "pkcs11:"
 REMOTE_SCHEME: Final = "remote:"
 
@@ -68,6 +72,31 @@ def open_signer(location: str, *, passphrase: str) -> Signer:
         if location.startswith(scheme):
             raise SignerUnavailable(f"{location}: {name} are not supported by this version")
     return LocalSigner(open_key(Path(location), passphrase))
+
+
+def open_vote_signer(
+    keys: KeysSection,
+    *,
+    passphrase: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Signer:
+    """Return the signer of a node's vote key.
+
+    The passphrase is the one given, else that of `keys.passphrase_file`, else of ATPAR_PASSPHRASE.
+
+    Raises:
+        SignerUnavailable: as `open_signer`.
+        KeystoreError: the keystore file does not open, or there is no passphrase.
+    """
+    if passphrase is None and keys.passphrase_file is not None:
+        passphrase = read_passphrase(keys.passphrase_file)
+    if passphrase is None:
+        passphrase = (os.environ if environment is None else environment).get(PASSPHRASE_VARIABLE)
+    if passphrase is None and ":" not in keys.vote:
+        raise PassphraseMissing(
+            Path(keys.vote), f"no passphrase: set keys.passphrase_file or {PASSPHRASE_VARIABLE}"
+        )
+    return open_signer(keys.vote, passphrase=passphrase or "")
 
 
 def open_file_signer(path: Path, passphrase: str) -> LocalSigner:

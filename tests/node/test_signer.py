@@ -4,8 +4,15 @@ import pytest
 
 from atpar.ledger.hashing import SignKind, compute_sign_bytes
 from atpar.ledger.keys import verify
-from atpar.node.keystore import LOCAL_LOG2_N, WrongPassphrase, write_key
-from atpar.node.signer import LocalSigner, SignerUnavailable, open_file_signer, open_signer
+from atpar.node.config import KeysSection
+from atpar.node.keystore import LOCAL_LOG2_N, PassphraseMissing, WrongPassphrase, write_key
+from atpar.node.signer import (
+    LocalSigner,
+    SignerUnavailable,
+    open_file_signer,
+    open_signer,
+    open_vote_signer,
+)
 
 SEED = bytes(range(32))
 CHAIN = b"c" * 32
@@ -39,3 +46,24 @@ def test_signers_to_come_say_so():
 def test_signer_never_shows_its_seed():
     assert SEED.hex() not in repr(LocalSigner(SEED))
     assert not hasattr(LocalSigner(SEED), "__dict__")
+
+
+def test_vote_key_opens_with_the_nearest_passphrase(tmp_path):
+    path = tmp_path / "vote.key"
+    write_key(path, seed=SEED, passphrase="p", log2_n=LOCAL_LOG2_N)
+    (tmp_path / "good").write_text("p\n")
+    (tmp_path / "bad").write_text("q\n")
+    good = KeysSection(vote=str(path), passphrase_file=tmp_path / "good")
+    bad = KeysSection(vote=str(path), passphrase_file=tmp_path / "bad")
+    bare = KeysSection(vote=str(path))
+    public = LocalSigner(SEED).public_key
+    assert open_vote_signer(bad, passphrase="p", environment={}).public_key == public
+    wrong = {"ATPAR_PASSPHRASE": "q"}
+    assert open_vote_signer(good, environment=wrong).public_key == public
+    assert open_vote_signer(bare, environment={"ATPAR_PASSPHRASE": "p"}).public_key == public
+    with pytest.raises(WrongPassphrase):
+        open_vote_signer(bare, environment=wrong)
+    with pytest.raises(PassphraseMissing, match="ATPAR_PASSPHRASE"):
+        open_vote_signer(bare, environment={})
+    with pytest.raises(SignerUnavailable):
+        open_vote_signer(KeysSection(vote="pkcs11:token=a"), environment={})
