@@ -14,6 +14,10 @@
     │   └── JournalLost             a complete record is damaged: this node may not vote on it
     ├── AddressUnavailable          a port is in use, or an address is not of this machine
     ├── IdentityInvalid             a certificate or its key cannot be used, or is not registered
+    ├── VerifierError               signatures could not be checked; nothing is known of them
+    │   ├── VerifierBusy            too many are waiting: try again later
+    │   ├── VerifierStopped         the node is stopping
+    │   └── VerifierFailed          workers die on it again and again: the node stops
     ├── PeerFault                   a peer sent what no honest peer sends: drop the peer
     │   └── FrameInvalid            a frame too long, or of a channel that does not exist
     └── Halted                      a safety stop: going on could make two histories
@@ -91,6 +95,22 @@ class IdentityInvalid(NodeError):
     """A certificate or its key cannot be used, or no registered root issued it."""
 
     exit_code: ClassVar[int] = 3
+
+
+class VerifierError(NodeError):
+    """Signatures could not be checked. Nothing is known of them; they did not pass."""
+
+
+class VerifierBusy(VerifierError):
+    """Too many signatures are waiting already. Nothing was queued; try again later."""
+
+
+class VerifierStopped(VerifierError):
+    """The node is stopping."""
+
+
+class VerifierFailed(VerifierError):
+    """Workers cannot be started, or die on the same batch again and again."""
 
 
 class PeerFault(NodeError):

@@ -7,7 +7,12 @@ from typing import Final
 
 from atpar.consensus.limits import MAX_MESSAGE_BYTES
 from atpar.ledger.certificates import MAX_CERTIFICATE_BYTES
-from atpar.ledger.limits import MAX_BLOCK_BYTES, MAX_BLOCK_TRANSACTIONS, MAX_TRANSACTION_BYTES
+from atpar.ledger.limits import (
+    MAX_BLOCK_BYTES,
+    MAX_BLOCK_SIGNATURES,
+    MAX_BLOCK_TRANSACTIONS,
+    MAX_TRANSACTION_BYTES,
+)
 
 # ---- the store (chain.db)
 STORE_BLOCK_CACHE_BYTES: Final = 64 * 1024 * 1024
@@ -78,6 +83,20 @@ LISTEN_BACKLOG: Final = 256
 DIAL_HEAD_START_S: Final = 0.25
 """The peer with the higher code waits this long before it dials, so that two rarely collide."""
 
+# ---- the verifier
+VERIFY_PIECE_SIGNATURES: Final = 64
+"""Work is cut into pieces of this many, about 4 ms each, so that urgent work soon has its turn."""
+VERIFY_BATCH_SIGNATURES: Final = 256
+VERIFY_BATCH_BYTES: Final = 4 * 1024 * 1024
+"""Bytes hashed per batch: each signature hashes its message anew."""
+MAX_VERIFY_BACKLOG_SIGNATURES: Final = 2 * MAX_BLOCK_SIGNATURES
+"""Per priority. A request that would be alone passes whatever its size."""
+MAX_VERIFY_BACKLOG_BYTES: Final = 256 * 1024 * 1024
+MAX_VERIFY_ATTEMPTS: Final = 5
+"""Workers in a row that one batch may end before the node stops."""
+VERIFY_TIMEOUT_S: Final = 30.0
+"""A worker that has not answered a batch by then counts as dead."""
+
 # ---- block bodies and verified signatures
 MAX_CACHED_BODY_BYTES: Final = 32 * 1024 * 1024
 MAX_CACHED_BODIES: Final = 256
@@ -132,3 +151,5 @@ assert MAX_TRANSACTION_BYTES * 2 < MAX_TRANSACTIONS_FRAME_BYTES
 assert MAX_AWAY_VOTES < MAX_QUEUED_FRAMES
 assert MAX_PROPOSAL_FRAME_BYTES < INBOX_PEER_BYTES
 assert BAN_FIRST_S < BAN_MAX_S < BAN_FORGET_S
+assert VERIFY_PIECE_SIGNATURES <= VERIFY_BATCH_SIGNATURES < MAX_VERIFY_BACKLOG_SIGNATURES
+assert MAX_TRANSACTION_BYTES < VERIFY_BATCH_BYTES < MAX_VERIFY_BACKLOG_BYTES

@@ -1,0 +1,312 @@
+"""The verifier: same verdicts with and without workers, order, bounds, and workers that die."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nacl.signing import SigningKey
+
+from atpar.ledger.codec import encode
+from atpar.ledger.hashing import SignKind, compute_sign_bytes
+from atpar.ledger.keys import SignedTriple, verify_batch
+from atpar.ledger.operations import Void
+from atpar.ledger.transactions import VERSION, Body, decode_transaction, encode_envelope
+from atpar.node.errors import VerifierBusy, VerifierFailed, VerifierStopped
+from atpar.node.limits import MAX_VERIFY_ATTEMPTS, VERIFY_PIECE_SIGNATURES
+from atpar.node.metrics import Metrics
+from atpar.node.verifier import WORKER_COMMAND, Priority, Verifier
+from atpar.node.verify_worker import (
+    pack_answer,
+    pack_request,
+    unpack_answer,
+    unpack_request,
+)
+
+DEADLINE_S = 20.0
+SIGNER = SigningKey(bytes(range(32)))
+KEY = bytes(SIGNER.verify_key)
+
+
+def sign(message: bytes, *, valid: bool = True) -> SignedTriple:
+    signature = SIGNER.sign(message).signature
+    return KEY, message, signature if valid else bytes([signature[0] ^ 1]) + signature[1:]
+
+
+def make_triples(count: int, *, bad: set[int] = frozenset()) -> list[SignedTriple]:  # type: ignore[assignment]
+    return [sign(i.to_bytes(4, "big"), valid=i not in bad) for i in range(count)]
+
+
+@asynccontextmanager
+async def running(verifier: Verifier) -> AsyncIterator[Verifier]:
+    with trio.fail_after(DEADLINE_S):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(verifier.run)
+            yield verifier
+            nursery.cancel_scope.cancel()
+
+
+def script(folder: Path, body: str) -> tuple[str, ...]:
+    """Return the command of a worker that runs `body` and may hand over to a real one."""
+    path = folder / "worker.py"
+    path.write_text(f"import os, sys, pathlib\nfolder = pathlib.Path({str(folder)!r})\n{body}\n")
+    return sys.executable, str(path)
+
+
+REAL = f"os.execv({WORKER_COMMAND[0]!r}, {list(WORKER_COMMAND)!r})"
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+async def test_one_bad_signature_spoils_no_other(workers: int) -> None:
+    triples = make_triples(300, bad={0, 64, 299})
+    async with running(Verifier(workers=workers, metrics=Metrics())) as verifier:
+        verdicts = await verifier.verify(triples, Priority.BLOCKS)
+    assert [index for index, valid in enumerate(verdicts) if not valid] == [0, 64, 299]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_malformed_keys_and_signatures_are_invalid_not_errors(workers: int) -> None:
+    key, message, signature = sign(b"m")
+    triples = [
+        (bytes(31) + b"\xff", message, signature),
+        (key, message, b"\xff" * 64),
+        (key, b"", signature),
+        (key, message, signature),
+    ]
+    async with running(Verifier(workers=workers, metrics=Metrics())) as verifier:
+        verdicts = await verifier.verify(triples, Priority.CLIENTS)
+    assert verdicts == verify_batch(triples)
+    assert verdicts[1:] == [False, False, True]
+
+
+async def test_nothing_to_verify_is_answered_at_once() -> None:
+    assert await Verifier(workers=1, metrics=Metrics()).verify([], Priority.BLOCKS) == []
+
+
+async def test_many_callers_get_their_own_verdicts() -> None:
+    results: dict[int, list[bool]] = {}
+
+    async def call(number: int, verifier: Verifier) -> None:
+        triples = [sign(bytes([number, i]), valid=i == number % 5) for i in range(5)]
+        results[number] = await verifier.verify(triples, Priority(number % 3))
+
+    async with running(Verifier(workers=2, metrics=Metrics())) as verifier:
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(call, number, verifier)
+        assert verifier._jobs == set()
+        assert not any(verifier._signatures.values())
+        assert not any(verifier._bytes.values())
+    for number, verdicts in results.items():
+        assert verdicts == [i == number % 5 for i in range(5)]
+
+
+async def test_transaction_needs_a_signature_and_all_of_them_valid() -> None:
+    body = Body(VERSION, bytes(32), "ALFA/main", bytes(16), 0, 1, (Void(),))
+    data = encode(body)
+    message = compute_sign_bytes(SignKind.TRANSACTION, bytes(32), data)
+    pairs = []
+    for seed in range(3):
+        signer = SigningKey(bytes([seed]) * 32)
+        pairs.append((bytes(signer.verify_key), signer.sign(message).signature))
+    forged = [pairs[0], (pairs[1][0], pairs[0][1])]
+    transactions = [decode_transaction(encode_envelope(data, p)) for p in (pairs, forged, [])]
+    verifier = Verifier(workers=0, metrics=Metrics())
+    verdicts = await verifier.verify_transactions(transactions, Priority.GOSSIP)
+    assert verdicts == [True, False, False]
+
+
+async def test_blocks_go_before_gossip_before_clients() -> None:
+    verifier = Verifier(workers=1, metrics=Metrics())
+    order: list[Priority] = []
+
+    async def call(priority: Priority) -> None:
+        await verifier.verify(make_triples(VERIFY_PIECE_SIGNATURES), priority)
+        order.append(priority)
+
+    with trio.fail_after(DEADLINE_S):
+        async with trio.open_nursery() as nursery:
+            for priority in reversed(Priority):
+                nursery.start_soon(call, priority)
+            await trio.testing.wait_all_tasks_blocked()
+            runner = await nursery.start(run_in_scope, verifier)
+            while len(order) < 3:
+                await trio.testing.wait_all_tasks_blocked(0.005)
+            runner.cancel()
+    assert order == sorted(Priority)
+
+
+async def run_in_scope(
+    verifier: Verifier,
+    task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await verifier.run()
+
+
+async def test_clients_leave_half_of_the_workers_to_others() -> None:
+    verifier = Verifier(workers=4, metrics=Metrics())
+    taken: list[Priority] = []
+    with trio.fail_after(DEADLINE_S):
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(verifier.verify, make_triples(300), Priority.CLIENTS)
+            await trio.testing.wait_all_tasks_blocked()
+            taken += [(await verifier._take())[0] for _ in range(2)]
+            with trio.move_on_after(0.01) as scope:
+                await verifier._take()
+            assert scope.cancelled_caught
+            nursery.start_soon(verifier.verify, make_triples(1), Priority.GOSSIP)
+            taken.append((await verifier._take())[0])
+            nursery.cancel_scope.cancel()
+    assert taken == [Priority.CLIENTS, Priority.CLIENTS, Priority.GOSSIP]
+
+
+async def test_full_backlog_refuses_before_queueing() -> None:
+    verifier = Verifier(workers=1, metrics=Metrics(), max_signatures=10, max_bytes=100)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(verifier.verify, make_triples(9), Priority.CLIENTS)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(verifier.verify, make_triples(1), Priority.CLIENTS)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not verifier.has_room(Priority.CLIENTS)
+        with pytest.raises(VerifierBusy, match="10 signatures wait, at most 10"):
+            await verifier.verify(make_triples(1), Priority.CLIENTS)
+        assert verifier._signatures[Priority.CLIENTS] == 10
+        nursery.start_soon(verifier.verify, [sign(bytes(61))], Priority.GOSSIP)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(VerifierBusy, match="61 bytes wait, at most 100"):
+            await verifier.verify([sign(bytes(40))], Priority.GOSSIP)
+        nursery.start_soon(verifier.verify, [sign(bytes(39))], Priority.GOSSIP)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+async def test_request_larger_than_the_backlog_passes_alone() -> None:
+    async with running(Verifier(workers=1, metrics=Metrics(), max_signatures=10)) as verifier:
+        assert all(await verifier.verify(make_triples(50), Priority.BLOCKS))
+
+
+async def test_worker_that_dies_is_replaced_and_its_batch_checked_again(tmp_path: Path) -> None:
+    dies_once = script(
+        tmp_path,
+        "flag = folder / 'died'\n"
+        "if not flag.exists():\n"
+        "    flag.touch()\n"
+        "    sys.stdin.buffer.read(4)\n"
+        "    sys.exit(1)\n" + REAL,
+    )
+    verifier = Verifier(workers=1, metrics=Metrics(), command=dies_once)
+    async with running(verifier):
+        verdicts = await verifier.verify(make_triples(200, bad={7}), Priority.BLOCKS)
+    assert verdicts == [i != 7 for i in range(200)]
+    assert verifier.restarts == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\xff" * 12 + b"\xff",  # a ticket of its own
+        (1).to_bytes(8, "big") + (2).to_bytes(4, "big") + b"\xff",  # another count
+        (1).to_bytes(8, "big"),  # cut short
+    ],
+)
+async def test_answer_to_another_request_never_passes(tmp_path: Path, answer: bytes) -> None:
+    lies_once = script(
+        tmp_path,
+        "flag = folder / 'lied'\n"
+        "if not flag.exists():\n"
+        "    flag.touch()\n"
+        "    sys.stdin.buffer.read(4)\n"
+        f"    sys.stdout.buffer.write({answer!r})\n"
+        "    sys.stdout.flush()\n"
+        "    sys.exit(0)\n" + REAL,
+    )
+    verifier = Verifier(workers=1, metrics=Metrics(), command=lies_once)
+    async with running(verifier):
+        verdicts = await verifier.verify([sign(b"forged", valid=False)], Priority.CLIENTS)
+    assert verdicts == [False]
+    assert verifier.restarts == 1
+
+
+async def test_workers_that_always_die_stop_the_node(tmp_path: Path) -> None:
+    verifier = Verifier(
+        workers=1, metrics=Metrics(), command=script(tmp_path, "sys.stdin.buffer.read(1)")
+    )
+    outcomes = []
+
+    async def call() -> None:
+        try:
+            await verifier.verify(make_triples(3), Priority.BLOCKS)
+        except VerifierStopped as error:
+            outcomes.append(error)
+
+    with trio.fail_after(DEADLINE_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            with pytest.RaisesGroup(VerifierFailed):
+                await verifier.run()
+    assert len(outcomes) == 1
+    assert verifier.restarts == MAX_VERIFY_ATTEMPTS - 1
+
+
+async def test_stopping_tells_whoever_waits(tmp_path: Path) -> None:
+    hangs = script(tmp_path, "import time; time.sleep(60)")
+    verifier = Verifier(workers=1, metrics=Metrics(), command=hangs)
+    outcomes = []
+
+    async def call() -> None:
+        with pytest.raises(VerifierStopped):
+            await verifier.verify(make_triples(3), Priority.BLOCKS)
+        outcomes.append(True)
+
+    with trio.fail_after(DEADLINE_S):
+        async with trio.open_nursery() as nursery:
+            runner = await nursery.start(run_in_scope, verifier)
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked()
+            runner.cancel()
+    assert outcomes == [True]
+    with pytest.raises(VerifierStopped):
+        await verifier.verify(make_triples(1), Priority.BLOCKS)
+
+
+async def test_caller_that_leaves_frees_its_place() -> None:
+    verifier = Verifier(workers=1, metrics=Metrics())
+    with trio.move_on_after(0.01):
+        await verifier.verify(make_triples(500), Priority.CLIENTS)
+    async with running(verifier):
+        assert await verifier.verify(make_triples(1), Priority.CLIENTS) == [True]
+    assert verifier._signatures[Priority.CLIENTS] == 0
+
+
+TRIPLES = st.lists(
+    st.tuples(
+        st.binary(min_size=32, max_size=32),
+        st.sampled_from([b"", b"a", b"bb" * 100]),
+        st.binary(min_size=64, max_size=64),
+    ),
+    max_size=20,
+)
+
+
+@given(TRIPLES, st.integers(0, 2**64 - 1))
+@settings(deadline=None)
+def test_requests_survive_packing(triples: list[SignedTriple], ticket: int) -> None:
+    packed = pack_request(ticket, triples)
+    assert int.from_bytes(packed[:4], "big") == len(packed) - 4
+    assert unpack_request(packed[4:]) == (ticket, triples)
+
+
+@given(st.lists(st.booleans(), max_size=40), st.integers(0, 2**64 - 1))
+def test_answers_survive_packing(verdicts: list[bool], ticket: int) -> None:
+    answer = pack_answer(ticket, verdicts)
+    assert unpack_answer(answer, ticket=ticket, count=len(verdicts)) == verdicts
+    assert unpack_answer(answer, ticket=ticket ^ 1, count=len(verdicts)) is None
+    assert unpack_answer(answer, ticket=ticket, count=len(verdicts) + 1) is None
