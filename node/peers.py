@@ -191,6 +191,8 @@ class Inbox:
         self._room: dict[str, trio.Event] = {}
         self._arrival = trio.Event()
         self._count = 0
+        self.on_arrival: Callable[[], None] = lambda: None
+        """Called at each message taken, for a reader that waits for other things too."""
 
     def __len__(self) -> int:
         return self._count
@@ -207,6 +209,7 @@ class Inbox:
         self._lanes[message.channel].setdefault(message.peer, deque()).append(message.payload)
         self._count += 1
         self._arrival.set()
+        self.on_arrival()
         return True
 
     async def put(self, message: Received) -> None:
