@@ -7,6 +7,8 @@ clock gives blocks their timestamps and may be set by an administrator at any mo
 import time
 from typing import Protocol
 
+import trio
+
 
 class Clock(Protocol):
     """Milliseconds, as integers."""
@@ -18,12 +20,12 @@ class Clock(Protocol):
         """Return milliseconds since the Unix epoch, UTC."""
 
 
-class SystemClock:
-    """The machine's clocks."""
+class LoopClock:
+    """The clock of the running trio loop, so that waits and deadlines agree in tests too."""
 
     def now_ms(self) -> int:
-        """Return monotonic milliseconds since some fixed moment."""
-        return time.monotonic_ns() // 1_000_000
+        """Return the loop's monotonic time in milliseconds, rounded down."""
+        return int(trio.current_time() * 1_000)
 
     def wall_ms(self) -> int:
         """Return milliseconds since the Unix epoch, UTC."""

@@ -97,6 +97,16 @@ MAX_VERIFY_ATTEMPTS: Final = 5
 VERIFY_TIMEOUT_S: Final = 30.0
 """A worker that has not answered a batch by then counts as dead."""
 
+# ---- the driver
+MAX_TURN_MESSAGES: Final = 512
+"""Messages from peers that one turn takes in before it persists and sends."""
+MAX_TIMER_DEFERRALS: Final = 8
+"""Turns for which due timers yield to queued messages."""
+MAX_SERVES_PER_PEER: Final = 2
+"""Answers from the store under way for one peer; further requests are not answered."""
+VERIFY_RETRY_S: Final = 0.005
+"""Pause before a block's signatures are offered again to a verifier whose queue is full."""
+
 # ---- block bodies and verified signatures
 MAX_CACHED_BODY_BYTES: Final = 32 * 1024 * 1024
 MAX_CACHED_BODIES: Final = 256
