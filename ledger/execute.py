@@ -1,14 +1,87 @@
-"""The one door through which state changes: a block's transactions on its parent's state."""
+"""The one door through which state changes: a block's transactions on its parent's state.
 
-from collections.abc import Iterable, Sequence
+Execution is a pure function of the parent's state and the block. Building a block and checking
+one run the same steps; they differ in what happens to a transaction that may not enter: the
+builder leaves it out, the checker refuses the block.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
-from atpar.ledger.blocks import Block, Header
-from atpar.ledger.errors import Refused
+from atpar.ledger.authority import check_entry, get_params, get_validators
+from atpar.ledger.blocks import (
+    HEADER_VERSION,
+    Block,
+    Header,
+    compute_digest,
+    compute_validators_hash,
+)
+from atpar.ledger.codec import encode
+from atpar.ledger.codes import FIRST_RECEIPT_CODE, Code
+from atpar.ledger.commitment import commit_state
+from atpar.ledger.compliance import apply_freeze, apply_unfreeze
+from atpar.ledger.context import Context
+from atpar.ledger.errors import BlockInvalid, Refused
+from atpar.ledger.ids import drop_expired_ids, record_id
+from atpar.ledger.limits import MAX_BLOCK_OPS, MAX_BLOCK_SIGNATURES
+from atpar.ledger.members import apply_open_account, apply_set_asset, apply_set_participant
+from atpar.ledger.merkle import compute_root
+from atpar.ledger.operations import (
+    AttestReserve,
+    Burn,
+    Freeze,
+    Mint,
+    OpenAccount,
+    Operation,
+    Redeem,
+    Release,
+    SetAsset,
+    SetMintQuota,
+    SetParticipant,
+    Transfer,
+    Unfreeze,
+    Void,
+)
+from atpar.ledger.payments import apply_transfer
 from atpar.ledger.receipts import Receipt
-from atpar.ledger.records import Posting
+from atpar.ledger.records import Posting, identify_validators
 from atpar.ledger.state import Overlay, View
+from atpar.ledger.supply import (
+    apply_attest_reserve,
+    apply_burn,
+    apply_mint,
+    apply_redeem,
+    apply_release,
+    apply_set_mint_quota,
+)
 from atpar.ledger.transactions import Transaction
+
+BLOCK_OVERHEAD_BYTES: Final = 1_024
+"""What a block's header and framing may take of `max_block_bytes`."""
+TRANSACTION_OVERHEAD_BYTES: Final = 5
+"""The longest length prefix of one envelope inside a block."""
+
+
+def _apply_void(_ctx: Context, _op: Void) -> None:
+    """Nothing: the id is used up by being in a block."""
+
+
+APPLY: Final[dict[type[Operation], Callable[[Context, Any], None]]] = {
+    SetParticipant: apply_set_participant,
+    OpenAccount: apply_open_account,
+    SetAsset: apply_set_asset,
+    AttestReserve: apply_attest_reserve,
+    SetMintQuota: apply_set_mint_quota,
+    Mint: apply_mint,
+    Redeem: apply_redeem,
+    Burn: apply_burn,
+    Transfer: apply_transfer,
+    Release: apply_release,
+    Freeze: apply_freeze,
+    Unfreeze: apply_unfreeze,
+    Void: _apply_void,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +115,107 @@ class Executed:
         return Block(self.header, tuple(tx.raw for tx in self.transactions))
 
 
+class _Run:
+    """One block in execution."""
+
+    def __init__(self, parent: View, *, height: int, now_ms: int, chain_id: bytes) -> None:
+        self.overlay = Overlay(parent)
+        self.context = Context(self.overlay, chain_id=chain_id, height=height, now_ms=now_ms)
+        self.params = get_params(parent)
+        self.transactions: list[Transaction] = []
+        self.receipts: list[Receipt] = []
+        self._bytes = BLOCK_OVERHEAD_BYTES
+        self._ops = 0
+        self._signatures = 0
+        drop_expired_ids(self.overlay, now_ms=now_ms, retention_ms=self.params.tx_id_retention_ms)
+
+    def find_excess(self, tx: Transaction) -> str | None:
+        """Return which limit of a block the transaction would exceed, or None if it has room."""
+        if len(self.transactions) >= self.params.max_block_transactions:
+            return f"more than {self.params.max_block_transactions} transactions"
+        if self._bytes + len(tx.raw) + TRANSACTION_OVERHEAD_BYTES > self.params.max_block_bytes:
+            return f"more than {self.params.max_block_bytes} bytes"
+        if self._ops + len(tx.body.ops) > MAX_BLOCK_OPS:
+            return f"more than {MAX_BLOCK_OPS} operations"
+        if self._signatures + _count_signatures(tx) > MAX_BLOCK_SIGNATURES:
+            return f"more than {MAX_BLOCK_SIGNATURES} signatures"
+        return None
+
+    def run(self, tx: Transaction) -> None:
+        """Execute one transaction and add its receipt.
+
+        Raises:
+            Refused: it may not enter the block; nothing changed.
+        """
+        context, overlay, body = self.context, self.overlay, tx.body
+        unresolved = check_entry(
+            overlay, tx, chain_id=context.chain_id, now_ms=context.now_ms, params=self.params
+        )
+        overlay.checkpoint()
+        context.sender, context.tx_id = body.sender, body.tx_id
+        context.tx_index = len(self.transactions)
+        posted = len(context.postings)
+        code, failed_op, index = 0, None, 0
+        try:
+            for index, op in enumerate(body.ops):
+                if index in unresolved:
+                    raise unresolved[index]
+                context.op_index = index
+                APPLY[type(op)](context, op)
+        except Refused as refusal:
+            overlay.rollback()
+            del context.postings[posted:]
+            code, failed_op = int(refusal.code), index
+        assert failed_op is None or code >= FIRST_RECEIPT_CODE, code
+        record_id(overlay, tx, height=context.height, index=context.tx_index)
+        self._bytes += len(tx.raw) + TRANSACTION_OVERHEAD_BYTES
+        self._ops += len(body.ops)
+        self._signatures += _count_signatures(tx)
+        self.transactions.append(tx)
+        self.receipts.append(Receipt(tx.hash, body.sender, body.tx_id, code, failed_op))
+
+    def finish(self, template: Template) -> Executed:
+        """Return the block with its roots."""
+        parent = template.parent
+        validators_hash = parent.next_validators_hash
+        header = Header(
+            version=HEADER_VERSION,
+            chain_id=self.context.chain_id,
+            epoch=template.epoch,
+            view=template.view,
+            height=parent.height + 1,
+            parent=template.parent_digest,
+            timestamp_ms=template.timestamp_ms,
+            proposer=template.proposer,
+            tx_count=len(self.transactions),
+            tx_root=compute_root([tx.hash for tx in self.transactions]),
+            receipt_root=compute_root([encode(receipt) for receipt in self.receipts]),
+            state_root=commit_state(self.overlay),
+            validators_hash=validators_hash,
+            next_validators_hash=compute_validators_hash(
+                identify_validators(get_validators(self.overlay))
+            ),
+        )
+        self.overlay.checkpoint()
+        return Executed(
+            header=header,
+            digest=compute_digest(header),
+            transactions=tuple(self.transactions),
+            receipts=tuple(self.receipts),
+            postings=tuple(self.context.postings),
+            overlay=self.overlay,
+        )
+
+
+def _count_signatures(tx: Transaction) -> int:
+    """What verification has to do: the envelope's signatures and the proofs of possession."""
+    count = len(tx.signatures)
+    for op in tx.body.ops:
+        if type(op) is OpenAccount or type(op) is SetParticipant:
+            count += len(op.possessions)
+    return count
+
+
 def build_block(
     parent: View, template: Template, candidates: Iterable[Transaction], *, chain_id: bytes
 ) -> tuple[Executed, list[tuple[Transaction, Refused]]]:
@@ -49,7 +223,21 @@ def build_block(
 
     Candidates for which there is no room are in neither.
     """
-    raise NotImplementedError
+    run = _Run(
+        parent,
+        height=template.parent.height + 1,
+        now_ms=template.timestamp_ms,
+        chain_id=chain_id,
+    )
+    refused: list[tuple[Transaction, Refused]] = []
+    for tx in candidates:
+        if run.find_excess(tx) is not None:
+            continue
+        try:
+            run.run(tx)
+        except Refused as refusal:
+            refused.append((tx, refusal))
+    return run.finish(template), refused
 
 
 def execute_block(
@@ -63,10 +251,63 @@ def execute_block(
 ) -> Executed:
     """Execute a proposed block. The caller has checked the signatures of the transactions.
 
+    `transactions` are those of the block, decoded. Epoch, view and proposer are taken as the
+    header says: who may propose is the business of consensus.
+
     Raises:
         BlockInvalid: any deviation; the message has both values.
     """
-    raise NotImplementedError
+    header = block.header
+    _check_header(header, parent_header, parent_digest, chain_id=chain_id)
+    if [tx.raw for tx in transactions] != list(block.transactions):
+        raise BlockInvalid("transactions: not those of the block")
+    _check_same("tx_count", header.tx_count, len(transactions))
+    run = _Run(parent, height=header.height, now_ms=header.timestamp_ms, chain_id=chain_id)
+    for position, tx in enumerate(transactions):
+        excess = run.find_excess(tx)
+        if excess is not None:
+            raise BlockInvalid(f"transactions[{position}]: {excess}")
+        try:
+            run.run(tx)
+        except Refused as refusal:
+            name = Code(refusal.code).name
+            raise BlockInvalid(f"transactions[{position}]: {name}: {refusal.message}") from refusal
+    executed = run.finish(
+        Template(
+            epoch=header.epoch,
+            view=header.view,
+            parent=parent_header,
+            parent_digest=parent_digest,
+            timestamp_ms=header.timestamp_ms,
+            proposer=header.proposer,
+        )
+    )
+    for name in header.__struct_fields__:
+        _check_same(name, getattr(header, name), getattr(executed.header, name))
+    return executed
+
+
+def _check_header(
+    header: Header, parent_header: Header, parent_digest: bytes, *, chain_id: bytes
+) -> None:
+    """Check what can be checked before anything runs."""
+    _check_same("version", header.version, HEADER_VERSION)
+    _check_same("chain_id", header.chain_id, chain_id)
+    _check_same("height", header.height, parent_header.height + 1)
+    _check_same("parent", header.parent, parent_digest)
+    if header.timestamp_ms <= parent_header.timestamp_ms:
+        raise BlockInvalid(
+            f"timestamp_ms: {header.timestamp_ms}, the parent has {parent_header.timestamp_ms}"
+        )
+
+
+def _check_same(name: str, given: object, expected: object) -> None:
+    if given != expected:
+        raise BlockInvalid(f"{name}: {_show(given)}, expected {_show(expected)}")
+
+
+def _show(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def simulate(
@@ -77,4 +318,11 @@ def simulate(
     Raises:
         Refused: it would not enter a block.
     """
-    raise NotImplementedError
+    run = _Run(
+        view,
+        height=final.height + 1,
+        now_ms=max(now_ms, final.timestamp_ms + 1),
+        chain_id=chain_id,
+    )
+    run.run(tx)
+    return run.receipts[0]

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from atpar.ledger.blocks import ValidatorKey, ValidatorSetId
 from atpar.ledger.codec import Codec, Wire
-from atpar.ledger.limits import MAX_VALIDATORS
+from atpar.ledger.limits import HOUR_MS, MAX_VALIDATORS
 from atpar.ledger.operations import AssetTerms, Policy
 from atpar.ledger.state import Section
 from atpar.ledger.types import (
@@ -185,7 +185,9 @@ class Balance(Wire, frozen=True):
     blocked: Count
     """`Blocked` bits of the whole-account freezes of this asset."""
     holds: Count
-    """Number of its open holds."""
+    """Number of its open payment holds."""
+    redemptions: Count
+    """Number of its pending redemptions."""
 
     @property
     def available(self) -> int:
@@ -193,7 +195,7 @@ class Balance(Wire, frozen=True):
         return max(0, self.posted - self.held - self.frozen)
 
 
-NO_BALANCE: Final = Balance(0, 0, 0, 0, 0)
+NO_BALANCE: Final = Balance(0, 0, 0, 0, 0, 0)
 
 
 class HoldKind(StrEnum):
@@ -264,6 +266,13 @@ class FreezeOrder(Wire, frozen=True):
     order_hash: Hash
     review_at_ms: TimeMs
     placed_at_ms: TimeMs
+
+
+class KycTier(Wire, frozen=True):
+    """What an account is known for, until when."""
+
+    tier: Count
+    expires_at_ms: TimeMs
 
 
 # ---- the chain itself
@@ -375,6 +384,8 @@ FUNDING_REFS: Final[Section[UsedReference]] = _section(
 """asset | reference"""
 PAYOUT_REFS: Final[Section[UsedReference]] = _section(12, "payout_refs", UsedReference, proven=True)
 """asset | reference"""
+KYC_TIERS: Final[Section[KycTier]] = _section(13, "kyc_tiers", KycTier, proven=True)
+"""account id"""
 VALIDATORS: Final[Section[ValidatorSet]] = _section(17, "validators", ValidatorSet, proven=True)
 """`current`, and `next` once it is set"""
 PARAMS: Final[Section[Params]] = _section(18, "params", Params, proven=True)
@@ -392,7 +403,7 @@ TX_LISTS: Final[Section[TxListEntry]] = _section(
 )
 """hour u64, position u64; covered by the running hash of ID_BUCKETS"""
 OPEN_HOLDS: Final[Section[IndexMark]] = _section(42, "open_holds", IndexMark, proven=False)
-"""asset | debtor | placed_at u64, position u64, hold id; rebuilt from HOLDS"""
+"""asset | debtor | kind | placed_at u64, position u64, hold id; rebuilt from HOLDS"""
 DUE: Final[Section[IndexMark]] = _section(43, "due", IndexMark, proven=False)
 """asset | due u64, hold id of a pending redemption whose clock runs; rebuilt from HOLDS"""
 RECENT_BURNS: Final[Section[IndexAmount]] = _section(44, "recent_burns", IndexAmount, proven=False)
@@ -401,6 +412,8 @@ ACCOUNT_FREEZES: Final[Section[IndexMark]] = _section(
     45, "account_freezes", IndexMark, proven=False
 )
 """account | asset or empty | freeze id; rebuilt from FREEZES"""
+PURGES: Final[Section[IndexMark]] = _section(46, "purges", IndexMark, proven=False)
+"""hour u64 of a dropped id bucket whose entries are still being removed"""
 
 SECTIONS: Final[tuple[Section[Any], ...]] = (
     PARTICIPANTS,
@@ -415,6 +428,7 @@ SECTIONS: Final[tuple[Section[Any], ...]] = (
     FREEZES,
     FUNDING_REFS,
     PAYOUT_REFS,
+    KYC_TIERS,
     VALIDATORS,
     PARAMS,
     ID_BUCKETS,
@@ -425,6 +439,7 @@ SECTIONS: Final[tuple[Section[Any], ...]] = (
     DUE,
     RECENT_BURNS,
     ACCOUNT_FREEZES,
+    PURGES,
 )
 """Every section, in table order (ascending id): the order of the section roots."""
 
@@ -476,3 +491,29 @@ def identify_validators(validators: ValidatorSet) -> ValidatorSetId:
     """Return what headers commit to of a validator set."""
     members = tuple(ValidatorKey(v.participant, v.vote_key) for v in validators.members)
     return ValidatorSetId(validators.epoch, members)
+
+
+def open_hold_key(hold_id: bytes, hold: Hold) -> bytes:
+    """Return the key of an open hold in OPEN_HOLDS: by account and kind, oldest first."""
+    prefix = open_hold_prefix(hold.asset, hold.debtor, hold.kind)
+    return prefix + number_key(hold.placed_at_ms) + number_key(hold.position) + hold_id
+
+
+def open_hold_prefix(asset: str, debtor: str, kind: HoldKind) -> bytes:
+    """Return what the keys of an account's open holds of one kind start with."""
+    return f"{asset}|{debtor}|{kind.value}|".encode()
+
+
+def time_key(asset: str, time_ms: int, hold_id: bytes) -> bytes:
+    """Return the key of an entry of DUE or RECENT_BURNS."""
+    return asset.encode() + b"|" + number_key(time_ms) + hold_id
+
+
+def hour_key(valid_until_ms: int) -> bytes:
+    """Return the key of the id bucket that a transaction's window ends in."""
+    return number_key(valid_until_ms // HOUR_MS)
+
+
+def tx_key(sender: str, tx_id: bytes) -> bytes:
+    """Return the key of a used transaction id."""
+    return sender.encode() + b"|" + tx_id

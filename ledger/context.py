@@ -1,0 +1,123 @@
+"""What every rule works with: the state being changed, block time, and which operation this is."""
+
+from atpar.ledger.codec import encode
+from atpar.ledger.codes import Code
+from atpar.ledger.errors import Refused
+from atpar.ledger.hashing import HashTag, compute_hash
+from atpar.ledger.limits import MAX_OPS_PER_TRANSACTION, MAX_SUM
+from atpar.ledger.records import (
+    ACCOUNTS,
+    ASSETS,
+    BALANCES,
+    NO_BALANCE,
+    PARTICIPANTS,
+    Account,
+    Asset,
+    Balance,
+    Posting,
+)
+from atpar.ledger.state import Overlay
+from atpar.ledger.types import ParticipantStatus, participant_of
+
+
+class Context:
+    """One block in execution, and the place inside it. Rules read and write `overlay` alone."""
+
+    __slots__ = (
+        "chain_id",
+        "height",
+        "now_ms",
+        "op_index",
+        "overlay",
+        "postings",
+        "sender",
+        "tx_id",
+        "tx_index",
+    )
+
+    def __init__(self, overlay: Overlay, *, chain_id: bytes, height: int, now_ms: int) -> None:
+        self.overlay = overlay
+        self.chain_id = chain_id
+        self.height = height
+        self.now_ms = now_ms
+        """Block time: the only time there is."""
+        self.postings: list[Posting] = []
+        self.sender = ""
+        self.tx_id = b""
+        self.tx_index = 0
+        self.op_index = 0
+
+    @property
+    def position(self) -> int:
+        """Order of this operation within the block."""
+        return self.tx_index * MAX_OPS_PER_TRANSACTION + self.op_index
+
+    def compute_id(self, tag: HashTag) -> bytes:
+        """Return the id of the hold or freeze that this operation makes."""
+        return compute_entry_id(tag, self.sender, self.tx_id, self.op_index)
+
+
+def compute_entry_id(tag: HashTag, sender: str, tx_id: bytes, op_index: int) -> bytes:
+    """Return the id of a hold (tag HOLD) or a freeze (tag FREEZE), known before it is sent."""
+    return compute_hash(tag, encode((sender, tx_id, op_index)))
+
+
+def load_asset(ctx: Context, code: str) -> Asset:
+    """Return an asset.
+
+    Raises:
+        Refused: UNKNOWN_ASSET.
+    """
+    asset = ctx.overlay.get(ASSETS, code.encode())
+    if asset is None:
+        raise Refused(Code.UNKNOWN_ASSET, f"no asset {code}")
+    return asset
+
+
+def load_creditor(ctx: Context, account_id: str) -> Account:
+    """Return the account to be credited.
+
+    Raises:
+        Refused: UNKNOWN_CREDITOR.
+    """
+    account = ctx.overlay.get(ACCOUNTS, account_id.encode())
+    if account is None:
+        raise Refused(Code.UNKNOWN_CREDITOR, f"no account {account_id}")
+    return account
+
+
+def load_principal(ctx: Context, account_id: str) -> Account:
+    """Return an account whose policy authorised the operation, so that it exists."""
+    account = ctx.overlay.get(ACCOUNTS, account_id.encode())
+    assert account is not None, account_id
+    return account
+
+
+def is_suspended(ctx: Context, account_id: str) -> bool:
+    """Return whether the account's participant is suspended."""
+    participant = ctx.overlay.get(PARTICIPANTS, participant_of(account_id).encode())
+    return participant is None or participant.status is ParticipantStatus.SUSPENDED
+
+
+def get_balance(ctx: Context, key: bytes) -> Balance:
+    """Return the balance under a `balance_key`, zero when there is none."""
+    return ctx.overlay.get(BALANCES, key) or NO_BALANCE
+
+
+def put_balance(ctx: Context, key: bytes, balance: Balance) -> None:
+    """Write a balance; one that is all zeros leaves no record."""
+    if balance == NO_BALANCE:
+        ctx.overlay.delete(BALANCES, key)
+    else:
+        ctx.overlay.put(BALANCES, key, balance)
+
+
+def check_sum(value: int, what: str) -> int:
+    """Return the value if it is in the range of a sum.
+
+    Raises:
+        Refused: OVERFLOW.
+    """
+    if value > MAX_SUM:
+        raise Refused(Code.OVERFLOW, f"{what} would be {value}, at most {MAX_SUM}")
+    return value

@@ -1,0 +1,184 @@
+"""Payments: who may send and receive, and the one function that moves posted money."""
+
+from msgspec.structs import replace
+
+from atpar.ledger.codes import Code
+from atpar.ledger.context import (
+    Context,
+    get_balance,
+    is_suspended,
+    load_asset,
+    load_creditor,
+    load_principal,
+    put_balance,
+)
+from atpar.ledger.errors import Refused
+from atpar.ledger.operations import Transfer
+from atpar.ledger.records import (
+    KYC_TIERS,
+    Account,
+    AccountStatus,
+    Asset,
+    Balance,
+    Blocked,
+    Pause,
+    Posting,
+    balance_key,
+)
+from atpar.ledger.types import participant_of
+
+_DEBIT = int(Blocked.DEBIT)
+_CREDIT = int(Blocked.CREDIT)
+_PAUSE_TRANSFER = int(Pause.TRANSFER)
+
+
+def post(
+    ctx: Context, asset: str, *, debtor: str | None, creditor: str | None, amount: int
+) -> None:
+    """Move posted money. No debtor: it is minted; no creditor: it is burned.
+
+    The debit is written before the credit is read, so that nothing is gained when both are one
+    account. The caller has checked that the debtor's posted balance covers the amount.
+    """
+    if debtor is not None:
+        key = balance_key(asset, debtor)
+        before = get_balance(ctx, key)
+        assert before.posted >= amount, (debtor, before.posted, amount)
+        put_balance(ctx, key, _with_posted(before, before.posted - amount))
+    if creditor is not None:
+        key = balance_key(asset, creditor)
+        before = get_balance(ctx, key)
+        put_balance(ctx, key, _with_posted(before, before.posted + amount))
+    ctx.postings.append(Posting(ctx.tx_index, ctx.op_index, asset, debtor, creditor, amount))
+
+
+def _with_posted(balance: Balance, posted: int) -> Balance:
+    # Positional on purpose: four times faster than structs.replace, on every payment.
+    return Balance(
+        posted,
+        balance.held,
+        balance.frozen,
+        balance.blocked,
+        balance.holds,
+        balance.redemptions,
+    )
+
+
+def apply_transfer(ctx: Context, op: Transfer) -> None:
+    """Pay."""
+    asset = load_asset(ctx, op.asset)
+    creditor = load_creditor(ctx, op.creditor)
+    debtor = load_principal(ctx, op.debtor)
+    check_debtor(ctx, op.debtor, debtor)
+    if asset.paused & _PAUSE_TRANSFER:
+        raise Refused(Code.PAUSED, f"transfers of {op.asset} are paused")
+    balance = get_balance(ctx, balance_key(op.asset, op.debtor))
+    check_unfrozen(debtor, balance, op.amount)
+    check_creditor(ctx, op.asset, asset, op.creditor, creditor)
+    check_terms(ctx, asset, creditor, op)
+    check_funds(balance, op.amount)
+    post(ctx, op.asset, debtor=op.debtor, creditor=op.creditor, amount=op.amount)
+
+
+def check_debtor(ctx: Context, account_id: str, account: Account) -> None:
+    """Check that an account may start new business.
+
+    Raises:
+        Refused: ACCOUNT_CLOSED, PARTICIPANT_SUSPENDED.
+    """
+    if account.status is AccountStatus.CLOSED:
+        raise Refused(Code.ACCOUNT_CLOSED, f"{account_id} is closed")
+    if is_suspended(ctx, account_id):
+        raise Refused(Code.PARTICIPANT_SUSPENDED, f"{participant_of(account_id)} is suspended")
+
+
+def check_unfrozen(account: Account, balance: Balance, amount: int) -> None:
+    """Check that no freeze stands in the way of taking an amount out of what is not held.
+
+    Raises:
+        Refused: ACCOUNT_FROZEN, or AMOUNT_BLOCKED when the funds would do but for a freeze.
+    """
+    if (account.blocked | balance.blocked) & _DEBIT:
+        raise Refused(Code.ACCOUNT_FROZEN, "debits of this account are frozen")
+    free = balance.posted - balance.held
+    if free - balance.frozen < amount <= free:
+        raise Refused(
+            Code.AMOUNT_BLOCKED, f"{amount} of {free}, of which {balance.frozen} are frozen"
+        )
+
+
+def check_creditor(
+    ctx: Context, code: str, asset: Asset, account_id: str, account: Account
+) -> None:
+    """Check that an account may be credited. One code for every reason, to tip nobody off.
+
+    Raises:
+        Refused: CREDITOR_REFUSED.
+    """
+    balance = get_balance(ctx, balance_key(code, account_id))
+    if (
+        (account.blocked | balance.blocked) & _CREDIT
+        or account.status is not AccountStatus.OPEN
+        or is_suspended(ctx, account_id)
+        or not is_eligible(ctx, asset, account_id)
+    ):
+        raise Refused(Code.CREDITOR_REFUSED, f"{account_id} cannot be credited")
+
+
+def is_eligible(ctx: Context, asset: Asset, account_id: str) -> bool:
+    """Return whether an account has the KYC tier that the asset asks for."""
+    needed = asset.terms.min_kyc_tier
+    if needed == 0:
+        return True
+    known = ctx.overlay.get(KYC_TIERS, account_id.encode())
+    return known is not None and known.tier >= needed and ctx.now_ms < known.expires_at_ms
+
+
+def check_terms(ctx: Context, asset: Asset, creditor: Account, op: Transfer) -> None:
+    """Check what the asset and the receiver ask of a payment.
+
+    Raises:
+        Refused: NOT_ELIGIBLE, TRAVEL_RULE_MISSING, REFERENCE_REQUIRED.
+    """
+    terms = asset.terms
+    if terms.min_kyc_tier and not is_eligible(ctx, asset, op.debtor):
+        raise Refused(Code.NOT_ELIGIBLE, f"{op.debtor} lacks KYC tier {terms.min_kyc_tier}")
+    threshold = terms.travel_rule_from
+    if (
+        threshold is not None
+        and op.amount >= threshold
+        and participant_of(op.debtor) != participant_of(op.creditor)
+        and (op.travel_rule_hash is None or not op.travel_rule_ack)
+    ):
+        raise Refused(
+            Code.TRAVEL_RULE_MISSING,
+            f"payments of {threshold} and more need travel-rule data and its acknowledgement",
+        )
+    if creditor.reference_required and not op.reference.strip():
+        raise Refused(Code.REFERENCE_REQUIRED, f"{op.creditor} asks for a reference")
+
+
+def check_funds(balance: Balance, amount: int) -> None:
+    """Check that the amount is covered by what is neither held nor frozen.
+
+    Raises:
+        Refused: INSUFFICIENT_FUNDS.
+    """
+    if amount > balance.available:
+        raise Refused(Code.INSUFFICIENT_FUNDS, f"{amount}, available {balance.available}")
+
+
+def change_held(
+    ctx: Context, code: str, account_id: str, amount: int, *, holds: int = 0, redemptions: int = 0
+) -> None:
+    """Add to (or take from) what an account has held, and to its counts of open holds."""
+    key = balance_key(code, account_id)
+    before = get_balance(ctx, key)
+    after = replace(
+        before,
+        held=before.held + amount,
+        holds=before.holds + holds,
+        redemptions=before.redemptions + redemptions,
+    )
+    assert 0 <= after.held <= after.posted, (account_id, after)
+    put_balance(ctx, key, after)

@@ -1,0 +1,145 @@
+"""What is wrong with an operation in itself: amounts, order of lists, one account twice.
+
+No state is read, so a client can be told before anything is signed.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+from atpar.ledger.codes import Code
+from atpar.ledger.errors import Refused
+from atpar.ledger.limits import MAX_AMOUNT
+from atpar.ledger.operations import (
+    AttestReserve,
+    Burn,
+    Freeze,
+    Mint,
+    OpenAccount,
+    Operation,
+    Possession,
+    Redeem,
+    Release,
+    SetAsset,
+    SetMintQuota,
+    SetParticipant,
+    Transfer,
+    Unfreeze,
+    Void,
+)
+from atpar.ledger.terms import find_terms_fault
+from atpar.ledger.types import CHAIN_CODE, Direction, Role
+
+Fault = tuple[Code, str] | None
+"""A broken rule: its code and the message; None when nothing is wrong."""
+
+
+def find_value_fault(ops: Sequence[Operation]) -> Refused | None:
+    """Return the refusal with the lowest code among the operations, or None."""
+    worst: tuple[Code, str] | None = None
+    for index, op in enumerate(ops):
+        fault = CHECKS[type(op)](op)
+        if fault is not None and (worst is None or fault[0] < worst[0]):
+            worst = fault[0], f"ops[{index}].{fault[1]}"
+    return None if worst is None else Refused(*worst)
+
+
+def _moved(field: str, amount: int) -> Fault:
+    """An amount that moves money."""
+    if 0 < amount <= MAX_AMOUNT:
+        return None
+    return Code.AMOUNT_RANGE, f"{field}: {amount}, must be within 1 to {MAX_AMOUNT}"
+
+
+def _stated(field: str, amount: int) -> Fault:
+    """An amount that states something, where zero is a statement."""
+    if 0 <= amount <= MAX_AMOUNT:
+        return None
+    return Code.AMOUNT_RANGE, f"{field}: {amount}, must be within 0 to {MAX_AMOUNT}"
+
+
+def _sorted(field: str, values: Sequence[bytes] | Sequence[str]) -> Fault:
+    if all(first < second for first, second in pairwise(values)):  # type: ignore[operator]
+        return None
+    return Code.VALUE_INVALID, f"{field}: not in ascending order without duplicates"
+
+
+def _possessions(possessions: Sequence[Possession]) -> Fault:
+    return _sorted("possessions", [proof.key for proof in possessions])
+
+
+def _check_transfer(op: Transfer) -> Fault:
+    if not 0 < op.amount <= MAX_AMOUNT:
+        return _moved("amount", op.amount)
+    if op.debtor == op.creditor:
+        return Code.SAME_ACCOUNT, f"creditor: {op.creditor} is the debtor"
+    return None
+
+
+def _check_set_participant(op: SetParticipant) -> Fault:
+    if op.participant == CHAIN_CODE:
+        return Code.VALUE_INVALID, f"participant: {CHAIN_CODE} is reserved"
+    return _sorted("roles", op.roles) or _possessions(op.possessions)
+
+
+def _check_open_account(op: OpenAccount) -> Fault:
+    return _possessions(op.possessions)
+
+
+def _check_set_asset(op: SetAsset) -> Fault:
+    fault = find_terms_fault(op.terms)
+    if fault is not None:
+        return fault.code, f"terms.{fault.field}: {fault.message}"
+    if op.asset != f"{op.currency}.{op.issuer}":
+        return Code.VALUE_INVALID, f"asset: {op.asset} is not {op.currency}.{op.issuer}"
+    return None
+
+
+def _check_attest_reserve(op: AttestReserve) -> Fault:
+    fault = _stated("amount", op.amount)
+    if fault is not None:
+        return fault
+    if op.by not in (Role.CUSTODIAN, Role.AUDITOR):
+        return Code.VALUE_INVALID, f"by: {op.by.value} attests nothing"
+    return _sorted("paid_not_burned", op.paid_not_burned)
+
+
+def _check_set_mint_quota(op: SetMintQuota) -> Fault:
+    return _stated("capacity", op.capacity) or _stated("refill_per_day", op.refill_per_day)
+
+
+def _check_amount(op: Mint | Redeem) -> Fault:
+    return _moved("amount", op.amount)
+
+
+def _check_freeze(op: Freeze) -> Fault:
+    if op.amount is None:
+        return None
+    if not 0 < op.amount <= MAX_AMOUNT:
+        return _moved("amount", op.amount)
+    if op.direction is Direction.CREDIT:
+        return Code.VALUE_INVALID, "amount: only debits can be blocked in part"
+    if op.asset is None:
+        return Code.VALUE_INVALID, "amount: has no unit when it is for all assets"
+    return None
+
+
+def _check_nothing(_op: Burn | Release | Unfreeze | Void) -> Fault:
+    return None
+
+
+CHECKS: Final[dict[type[Operation], Callable[[Any], Fault]]] = {
+    SetParticipant: _check_set_participant,
+    OpenAccount: _check_open_account,
+    SetAsset: _check_set_asset,
+    AttestReserve: _check_attest_reserve,
+    SetMintQuota: _check_set_mint_quota,
+    Mint: _check_amount,
+    Redeem: _check_amount,
+    Burn: _check_nothing,
+    Transfer: _check_transfer,
+    Release: _check_nothing,
+    Freeze: _check_freeze,
+    Unfreeze: _check_nothing,
+    Void: _check_nothing,
+}
