@@ -58,6 +58,8 @@ class State:
     keys: Path | None = None
     passphrase_file: Path | None = None
     receipts: Path | None = None
+    transport: Any = None
+    """An httpx transport that replaces the network, for tests."""
     _file: ClientFile | None = None
 
     @property

@@ -178,7 +178,8 @@ class LoadedConfig:
 
     config: NodeConfig
     origins: Mapping[str, str]
-    """`api.listen` -> `node.toml`, `environment ATPAR_API__LISTEN`, `flag --listen`, `default`."""
+    """`api.listen` -> `default`, `node.toml`, `environment ATPAR_API__LISTEN` or
+    `flag --api-listen`."""
     home: Path
     """The folder of `node.toml`."""
 
@@ -240,8 +241,7 @@ def load_config(
         _put(table, origins, key, value, origin)
     for key, flag in (flags or {}).items():
         if flag is not None:
-            option = key.rpartition(".")[2].replace("_", "-")
-            _put(table, origins, key, flag, f"flag --{option}")
+            _put(table, origins, key, flag, f"flag --{key.replace('.', '-').replace('_', '-')}")
     home = path.resolve().parent
     config = _absolute(_convert(table, path.name), home)
     check_config(config)

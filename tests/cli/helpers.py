@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from click.testing import CliRunner
 
 from atpar.cli.context import State
@@ -46,9 +47,16 @@ def run(
     environment: dict[str, str] | None = None,
     answers: str | None = None,
     stdin: str | None = None,
+    transport: httpx.BaseTransport | None = None,
 ) -> Run:
-    """Run `atpar` with these arguments; `answers` are what a person types at prompts."""
-    state = State(output=Terminal() if answers is not None else Output())
+    """Run `atpar` with these arguments; `answers` are what a person types at prompts.
+
+    `transport` stands for the network; without it nothing can be reached.
+    """
+    state = State(
+        output=Terminal() if answers is not None else Output(),
+        transport=transport or httpx.MockTransport(_refuse),
+    )
     clean = dict.fromkeys(
         ("ATPAR_PASSPHRASE", "ATPAR_PASSPHRASE_FILE", "ATPAR_HOME", "ATPAR_NODE", "ATPAR_KEYS"),
         None,
@@ -63,3 +71,18 @@ def run(
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Run(result.exit_code, result.stdout, result.stderr)
+
+
+def _refuse(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("nothing listens here")
+
+
+def answering(routes: dict[str, Any]) -> httpx.MockTransport:
+    """Return a network on which every node answers these paths with these JSON values."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path in routes:
+            return httpx.Response(200, json=routes[request.url.path])
+        return httpx.Response(404, json={"code": "NOT_FOUND", "detail": request.url.path})
+
+    return httpx.MockTransport(handle)

@@ -85,7 +85,7 @@ def test_precedence_is_flag_environment_file_default(tmp_path):
     assert loaded.config.api.max_wait_ms == 7
     assert loaded.config.api.max_connections == 12
     assert loaded.config.node.data == tmp_path / "123"
-    assert loaded.origins["api.listen"] == "flag --listen"
+    assert loaded.origins["api.listen"] == "flag --api-listen"
     assert loaded.origins["api.max_wait_ms"] == "node.toml"
     assert loaded.origins["api.max_connections"] == "environment ATPAR_API__MAX_CONNECTIONS"
     assert loaded.origins["network.listen"] == "default"
