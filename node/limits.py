@@ -107,6 +107,22 @@ MAX_SERVES_PER_PEER: Final = 2
 VERIFY_RETRY_S: Final = 0.005
 """Pause before a block's signatures are offered again to a verifier whose queue is full."""
 
+# ---- admission and gossip
+ADMISSION_SLICE: Final = 16
+"""Envelopes judged before other tasks have their turn."""
+MAX_GOSSIP_ENVELOPES: Final = 4_000
+"""In one frame."""
+MAX_GREETING_TRANSACTIONS: Final = 2_000
+"""Pending transactions sent to a peer that connects."""
+GOSSIP_TAKE_BYTES: Final = 256 * 1024
+"""Received frames are judged together up to about this size."""
+GOSSIP_INTERVAL_S: Final = 0.002
+"""Least time between two rounds of sending, so that frames fill under load."""
+GOSSIP_ENVELOPES_PER_S: Final = 10_000
+"""From one peer; more is ignored."""
+GOSSIP_REFUSAL_COST: Final = 20
+"""What a refused transaction costs of a peer's allowance, in envelopes."""
+
 # ---- block bodies and verified signatures
 MAX_CACHED_BODY_BYTES: Final = 32 * 1024 * 1024
 MAX_CACHED_BODIES: Final = 256
@@ -146,6 +162,8 @@ STREAM_BLOCK_CACHE: Final = 8
 MAX_PAGE_ENTRIES: Final = 500
 """Most lines in one page of a listing."""
 DEFAULT_PAGE_ENTRIES: Final = 100
+MAX_RECORDS_EXAMINED: Final = 2_000
+"""Most records that one request of a filtered listing looks at; the next page goes on."""
 
 assert MAX_BLOCK_BYTES < MAX_JOURNAL_RECORD_BYTES
 assert MAX_CERTIFICATE_BYTES < MAX_JOURNAL_RECORD_BYTES

@@ -1,0 +1,186 @@
+"""The one way into the mempool: decode, judge on the last final state, verify, hold.
+
+Used for clients and for gossip alike. Cheap checks come first: a transaction that is already known
+or finds no room costs no signature check, and a full verifier or mempool refuses before anything
+is held. A batch yields to the rest of the node every few envelopes, so no amount of client traffic
+delays a vote.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import trio
+
+from atpar.ledger.authority import check_admission
+from atpar.ledger.codes import Code
+from atpar.ledger.errors import NonCanonical, Refused
+from atpar.ledger.limits import MAX_TRANSACTION_BYTES
+from atpar.ledger.reads import get_tx_record
+from atpar.ledger.state import View
+from atpar.ledger.transactions import Transaction, decode_transaction
+from atpar.ledger.types import participant_of
+from atpar.node.errors import VerifierBusy, VerifierStopped
+from atpar.node.limits import ADMISSION_SLICE
+from atpar.node.mempool import Added, Mempool
+from atpar.node.verifier import Priority, Verifier
+
+_FULL_MESSAGE: Final = "too many transactions are waiting; send the same bytes again later"
+
+
+class Result(Enum):
+    """What became of an envelope."""
+
+    ADMITTED = "admitted"
+    KNOWN = "known"
+    """The same sender, id and body came before; `first` says in which envelope."""
+    REFUSED = "refused"
+    """It breaks a rule; `code` says which."""
+    NO_ROOM = "no_room"
+    """Nothing is wrong with it; the node has no room now, or is stopping."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer to one envelope."""
+
+    result: Result
+    transaction: Transaction | None
+    """None when the bytes did not decode."""
+    code: Code = Code.OK
+    message: str = ""
+    first: bytes = b""
+    """Hash of the envelope that stands for this sender and id, unless refused."""
+
+
+class Admission:
+    """Judges envelopes and hands the good ones to the validator's mempool."""
+
+    def __init__(
+        self,
+        *,
+        chain_id: bytes,
+        get_final: Callable[[], View],
+        admit: Callable[[Sequence[Transaction]], list[Added]],
+        mempool: Mempool,
+        verifier: Verifier,
+        get_wall_ms: Callable[[], int],
+    ) -> None:
+        """Keep what to ask.
+
+        Args:
+            get_final: returns the state of the last final block.
+            admit: holds checked transactions and tells consensus; plain and immediate.
+            get_wall_ms: returns Unix milliseconds.
+        """
+        self._chain_id = chain_id
+        self._get_final = get_final
+        self._admit = admit
+        self._mempool = mempool
+        self._verifier = verifier
+        self._get_wall_ms = get_wall_ms
+
+    async def admit(self, envelopes: Sequence[bytes], priority: Priority) -> list[Outcome]:
+        """Return one outcome per envelope, in order. Raises nothing of its own."""
+        outcomes: list[Outcome | None] = []
+        candidates: dict[bytes, Transaction] = {}
+        hashes: list[bytes] = []
+        for position, raw in enumerate(envelopes):
+            if position % ADMISSION_SLICE == ADMISSION_SLICE - 1:
+                await trio.lowlevel.checkpoint()
+            judged = self._judge(raw)
+            if isinstance(judged, Transaction):
+                candidates.setdefault(judged.hash, judged)
+                hashes.append(judged.hash)
+                outcomes.append(None)
+            else:
+                hashes.append(b"")
+                outcomes.append(judged)
+        decided = await self._verify_and_hold(list(candidates.values()), priority)
+        return [
+            decided[tx_hash] if outcome is None else outcome
+            for tx_hash, outcome in zip(hashes, outcomes, strict=True)
+        ]
+
+    def _judge(self, raw: bytes) -> Transaction | Outcome:
+        """Return the transaction if only its signatures are left to check, else its outcome."""
+        if len(raw) > MAX_TRANSACTION_BYTES:
+            message = f"{len(raw)} bytes, at most {MAX_TRANSACTION_BYTES}"
+            return Outcome(Result.REFUSED, None, Code.TOO_LARGE, message)
+        try:
+            tx = decode_transaction(raw)
+        except NonCanonical as error:
+            return Outcome(Result.REFUSED, None, Code.NON_CANONICAL, str(error))
+        view = self._get_final()
+        known = self._find_first(view, tx)
+        if known is not None:
+            return known
+        try:
+            check_admission(view, tx, chain_id=self._chain_id, now_ms=self._get_wall_ms())
+        except Refused as refusal:
+            return Outcome(Result.REFUSED, tx, refusal.code, refusal.message)
+        if not self._mempool.has_room(participant_of(tx.body.sender), len(raw)):
+            return Outcome(Result.NO_ROOM, tx, Code.MEMPOOL_FULL, _FULL_MESSAGE)
+        return tx
+
+    def _find_first(self, view: View, tx: Transaction) -> Outcome | None:
+        """Return the outcome of a transaction whose sender and id are taken, else None."""
+        used = get_tx_record(view, tx.body.sender, tx.body.tx_id)
+        if used is not None:
+            if used.body_hash == tx.body_hash:
+                return Outcome(Result.KNOWN, tx, first=used.tx_hash)
+            message = f"id {tx.body.tx_id.hex()} was used at height {used.height}"
+            return Outcome(Result.REFUSED, tx, Code.ID_REUSED, message)
+        holder = self._mempool.find(tx.body.sender, tx.body.tx_id)
+        if holder is not None:
+            if holder.body_hash == tx.body_hash:
+                return Outcome(Result.KNOWN, tx, first=holder.hash)
+            message = f"id {tx.body.tx_id.hex()} is taken by a pending transaction"
+            return Outcome(Result.REFUSED, tx, Code.ID_REUSED, message)
+        return None
+
+    async def _verify_and_hold(
+        self, transactions: list[Transaction], priority: Priority
+    ) -> dict[bytes, Outcome]:
+        """Return the outcome by envelope hash of transactions that only lack this check."""
+        if not transactions:
+            return {}
+        try:
+            verdicts = await self._verifier.verify_transactions(transactions, priority)
+        except VerifierBusy:
+            code, message = Code.MEMPOOL_FULL, _FULL_MESSAGE
+        except VerifierStopped:
+            code, message = Code.NOT_READY, "the node is stopping; send the same bytes again"
+        else:
+            return self._hold(transactions, verdicts)
+        return {tx.hash: Outcome(Result.NO_ROOM, tx, code, message) for tx in transactions}
+
+    def _hold(self, transactions: list[Transaction], verdicts: list[bool]) -> dict[bytes, Outcome]:
+        decided = {}
+        good = []
+        for tx, is_valid in zip(transactions, verdicts, strict=True):
+            if is_valid:
+                good.append(tx)
+            else:
+                message = "a signature does not verify"
+                decided[tx.hash] = Outcome(Result.REFUSED, tx, Code.BAD_SIGNATURE, message)
+        for tx, added in zip(good, self._admit(good), strict=True):
+            decided[tx.hash] = self._describe(tx, added)
+        return decided
+
+    def _describe(self, tx: Transaction, added: Added) -> Outcome:
+        """Return the outcome of what the mempool said about a checked transaction."""
+        match added:
+            case Added.ADDED:
+                return Outcome(Result.ADMITTED, tx, first=tx.hash)
+            case Added.FULL:
+                return Outcome(Result.NO_ROOM, tx, Code.MEMPOOL_FULL, _FULL_MESSAGE)
+            case Added.EXPIRED:
+                message = f"valid until {tx.body.valid_until_ms}, final block time has passed it"
+                return Outcome(Result.REFUSED, tx, Code.EXPIRED, message)
+            case Added.DUPLICATE | Added.ID_REUSED:
+                # It came by another way while its signatures were checked.
+                known = self._find_first(self._get_final(), tx)
+                assert known is not None, f"{added} without a holder of the id"
+                return known
