@@ -57,7 +57,7 @@ def watch(record: TestnetRecord, output: Output) -> None:
         _watch_plain(record, output)
 
 
-def _ask_validators(views: Sequence[NodeView]) -> dict[str, Any] | None:
+def ask_validators(views: Sequence[NodeView]) -> dict[str, Any] | None:
     """Return the validator list of the first node that is ready: missed votes as it counts them."""
     for view in views:
         if view.state == "ready":
@@ -85,7 +85,7 @@ def _watch_live(record: TestnetRecord) -> None:
             apis = [view.validator.api for view in views if view.status is not None]
             pages = fetch_pages(apis, timeout_s=SCRAPE_TIMEOUT_S)
             window.note(read_counts(pages, at_s=time.monotonic()))
-            live.update(_draw(views, _ask_validators(views), window))
+            live.update(_draw(views, ask_validators(views), window))
             time.sleep(INTERVAL_S)
 
 

@@ -5,8 +5,10 @@ generator and validators share the same cores. Everything else uses `cli/client.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -61,6 +63,32 @@ class Wire:
         """
         return await self._request("POST", path, body, headers, timeout_s)
 
+    async def stream_lines(self, path: str, *, silence_s: float) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of an answer that does not end, such as server-sent events.
+
+        Raises:
+            Unreachable: it ended, broke, or nothing came for `silence_s`.
+        """
+        connection, _ = await self._take(fresh=True)
+        try:
+            request = h11.Request(
+                method="GET",
+                target=path,
+                headers=[("host", f"{self._host}:{self._port}"), ("accept", "text/event-stream")],
+            )
+            rest = b""
+            async with aclosing(connection.stream(request, silence_s=silence_s)) as chunks:
+                async for chunk in chunks:
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield line
+        except (trio.BrokenResourceError, trio.TooSlowError, h11.RemoteProtocolError) as error:
+            raise Unreachable(f"{self.url}: {error or 'silent'}") from error
+        finally:
+            with trio.CancelScope(shield=True):
+                await connection.aclose()
+        raise Unreachable(f"{self.url}: the stream ended")
+
     async def aclose(self) -> None:
         """Close the idle connections."""
         while self._idle:
@@ -102,8 +130,8 @@ class Wire:
             fields |= {"content-type": MESSAGEPACK, "content-length": str(len(body))}
         return h11.Request(method=method, target=path, headers=list(fields.items()))
 
-    async def _take(self) -> tuple["_Connection", bool]:
-        if self._idle:
+    async def _take(self, *, fresh: bool = False) -> tuple["_Connection", bool]:
+        if self._idle and not fresh:
             return self._idle.pop(), True
         try:
             with trio.fail_after(5.0):
@@ -152,6 +180,28 @@ class _Connection:
                     for name, value in response.headers
                 }
                 return Answer(response.status_code, headers, bytes(received))
+
+    async def stream(
+        self, request: h11.Request, *, silence_s: float
+    ) -> AsyncGenerator[bytes, None]:
+        head = self._http.send(request)
+        end = self._http.send(h11.EndOfMessage())
+        assert head is not None
+        assert end is not None
+        await self._stream.send_all(head + end)
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                with trio.fail_after(silence_s):
+                    data = await self._stream.receive_some(RECEIVE_BYTES)
+                self._http.receive_data(data)
+            elif isinstance(event, h11.Response):
+                if event.status_code != HTTPStatus.OK:
+                    raise h11.RemoteProtocolError(f"HTTP {event.status_code}")
+            elif isinstance(event, h11.Data):
+                yield bytes(event.data)
+            else:
+                return
 
     def is_reusable(self) -> bool:
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:

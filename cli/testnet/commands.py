@@ -1,0 +1,319 @@
+"""`atpar testnet`: a network of real validators on this machine, and what can be done to it."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atpar.cli.context import State, output_options, pass_state
+from atpar.cli.errors import WrongUsage
+from atpar.cli.output import table
+from atpar.cli.testnet import watch
+from atpar.cli.testnet.lifecycle import bring_up, prepare, temporary_network
+from atpar.cli.testnet.network import (
+    NodeView,
+    kill_node,
+    look,
+    start_attester,
+    start_node,
+    stop_network,
+    wait_returned,
+)
+from atpar.cli.testnet.processes import is_running
+from atpar.cli.testnet.record import DEFAULT_DIR, TestnetRecord, load_record, locked
+
+PROFILES = ("lan",)
+SUGGESTION = "atpar testnet mint --to ALFA/treasury --amount 100.00 --asset HKD.JDCL"
+
+dir_option = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_DIR,
+    show_default=True,
+    envvar="ATPAR_TESTNET",
+    help="The testnet's folder.",
+)
+validators_option = click.option(
+    "--validators", type=click.IntRange(4, 31), default=4, show_default=True, help="How many."
+)
+profile_option = click.option(
+    "--profile", type=click.Choice(PROFILES), default="lan", show_default=True, help="The network."
+)
+
+
+@click.group("testnet")
+def testnet_command() -> None:
+    """Run a network of real validators on this machine: real sockets, disks and signatures."""
+
+
+# ---- up and down
+
+
+@testnet_command.command("up")
+@validators_option
+@profile_option
+@dir_option
+@click.option("--detach", is_flag=True, help="Return once a block is final; it keeps running.")
+@click.option("--no-wait", is_flag=True, help="Return at once, without waiting for a block.")
+@click.option("--fresh", is_flag=True, help="Refuse to take up the testnet of a folder again.")
+@output_options
+@pass_state
+def up_command(
+    state: State,
+    *,
+    validators: int,
+    profile: str,  # noqa: ARG001 - there is one profile so far
+    folder: Path,
+    detach: bool,
+    no_wait: bool,
+    fresh: bool,
+) -> None:
+    """Start a network and watch it; or take up the one that was stopped in the folder."""
+    output = state.output
+    with locked(folder):
+        existed = (folder / "testnet.json").exists()
+        if existed and fresh:
+            raise WrongUsage(f"{folder} holds a testnet already", advice="choose another --dir")
+        record = prepare(folder, validators=validators)
+        _check_stopped(folder, record)
+        count = len(record.validators)
+        verb = "found" if existed else f"sealed by {count} of {count}"
+        output.done(f"genesis {verb:<26}chain {record.name}")
+        try:
+            record = _start(state, folder, record, wait=not no_wait)
+        except BaseException:
+            stop_network(folder, load_record(folder))
+            raise
+    if detach or no_wait:
+        output.show(_describe(folder, record), _introduce(folder, record))
+        return
+    if state.output.as_json:
+        output.show(_describe(folder, record))
+    else:
+        for line in _introduce(folder, record):
+            output.note(line)
+    try:
+        watch.watch(record, output)
+    finally:
+        stop_network(folder, load_record(folder))
+        output.note("stopped")
+
+
+def _start(state: State, folder: Path, record: TestnetRecord, *, wait: bool) -> TestnetRecord:
+    from atpar.cli.testnet.network import start_nodes
+
+    if wait:
+        bring_up(folder, record, state.output.done, attest=True)
+    else:
+        start_nodes(folder, record)
+    return start_attester(folder)
+
+
+def _check_stopped(folder: Path, record: TestnetRecord) -> None:
+    running = [
+        validator.name
+        for validator in record.validators
+        if validator.process is not None and is_running(validator.process)
+    ]
+    if running:
+        raise WrongUsage(
+            f"the testnet in {folder} runs already: {', '.join(running)}",
+            advice=f"stop it first: atpar testnet stop --dir {folder}; or use another --dir",
+        )
+
+
+def _describe(folder: Path, record: TestnetRecord) -> dict[str, Any]:
+    return {
+        "dir": str(folder.resolve()),
+        "genesis": str((folder / "genesis.json").resolve()),
+        "chain": record.name,
+        "validators": [
+            {
+                "name": each.name,
+                "api": each.api,
+                "pid": None if each.process is None else each.process.pid,
+            }
+            for each in record.validators
+        ],
+    }
+
+
+def _introduce(folder: Path, record: TestnetRecord) -> list[str]:
+    suffix = "" if folder == DEFAULT_DIR else f" --dir {folder}"
+    return [
+        "",
+        f"API  {record.validators[0].api}/v1",
+        f"try  {SUGGESTION}{suffix}",
+        f"     atpar --home {folder} account list ALFA",
+        f"stop atpar testnet stop{suffix}",
+        "",
+    ]
+
+
+@testnet_command.command("stop")
+@dir_option
+@output_options
+@pass_state
+def stop_command(state: State, *, folder: Path) -> None:
+    """End exactly what `up` started. Safe to repeat; the folder stays."""
+    with locked(folder):
+        stopped = stop_network(folder, load_record(folder))
+    text = f"stopped {stopped} processes" if stopped else "nothing was running"
+    state.output.show({"dir": str(folder.resolve()), "stopped": stopped}, text)
+
+
+# ---- looking
+
+
+@testnet_command.command("status")
+@dir_option
+@output_options
+@pass_state
+def status_command(state: State, *, folder: Path) -> None:
+    """Show one row per validator: state, height, view, lag."""
+    record = load_record(folder)
+    views = look(record)
+    rows = watch.list_rows(views, watch.ask_validators(views))
+    state.output.show(
+        {
+            "dir": str(folder.resolve()),
+            "chain": record.name,
+            "validators": [
+                _describe_view(view, row) for view, row in zip(views, rows, strict=True)
+            ],
+        },
+        table(watch.HEADINGS, rows, right=watch.RIGHT),
+    )
+
+
+def _describe_view(view: NodeView, row: list[object]) -> dict[str, Any]:
+    process = view.validator.process
+    status = view.status or {}
+    return {
+        "name": view.validator.name,
+        "participant": view.validator.participant,
+        "api": view.validator.api,
+        "pid": process.pid if process is not None and view.is_running else None,
+        "state": view.state,
+        "height": view.height,
+        "view": status.get("view"),
+        "lag": row[watch.HEADINGS.index("lag")],
+        "missed_votes": row[watch.HEADINGS.index("missed")],
+        "state_root": status.get("state_root"),
+    }
+
+
+# ---- doing things to it
+
+
+@testnet_command.command("kill")
+@click.argument("which")
+@dir_option
+@output_options
+@pass_state
+def kill_command(state: State, *, which: str, folder: Path) -> None:
+    """End validator WHICH (3, v3, CHRL or all) with SIGKILL, as a power cut would."""
+    with locked(folder):
+        record = load_record(folder)
+        indexes = _choose(record, which)
+        for index in indexes:
+            kill_node(record, index)
+    names = [record.validators[index].name for index in indexes]
+    state.output.show({"killed": names}, f"killed {', '.join(names)}")
+
+
+@testnet_command.command("restart")
+@click.argument("which")
+@dir_option
+@output_options
+@pass_state
+def restart_command(state: State, *, which: str, folder: Path) -> None:
+    """Start validator WHICH (3, v3, CHRL or all) again; return when it has caught up."""
+    began = time.monotonic()
+    with locked(folder):
+        record = load_record(folder)
+        indexes = _choose(record, which)
+        for index in indexes:
+            kill_node(record, index)
+        for index in indexes:
+            record = start_node(folder, record, index)
+        if record.attester is None or not is_running(record.attester):
+            record = start_attester(folder)
+    heights = {
+        record.validators[index].name: wait_returned(folder, record, index) for index in indexes
+    }
+    seconds = round(time.monotonic() - began, 1)
+    state.output.show(
+        {"restarted": sorted(heights), "height": max(heights.values()), "seconds": seconds},
+        f"{', '.join(sorted(heights))} back at block {max(heights.values())} after {seconds} s",
+    )
+
+
+def _choose(record: TestnetRecord, which: str) -> list[int]:
+    if which.lower() == "all":
+        return list(range(len(record.validators)))
+    return [record.find(which)]
+
+
+# ---- measuring
+
+
+@testnet_command.command("run")
+@validators_option
+@profile_option
+@click.option("--rate", type=click.FloatRange(0.1, 100_000), default=200.0, show_default=True,
+              help="Transactions a second.")  # fmt: skip
+@click.option("--duration", type=click.FloatRange(1, 86_400), default=30.0, show_default=True,
+              help="Seconds of load.")  # fmt: skip
+@click.option("--bulk", type=click.IntRange(1, 1_000), default=1, show_default=True,
+              help="Transfers in each transaction.")  # fmt: skip
+@click.option("--kill", "kills", multiple=True, metavar="N@S",
+              help="Kill validator N (or all) S seconds into the load.")  # fmt: skip
+@click.option("--restart", "restarts", multiple=True, metavar="N@S",
+              help="Start it again S seconds into the load.")  # fmt: skip
+@click.option("--faults", metavar="LIST", help="The same as a list: kill:2@10,restart:2@20")
+@click.option("--workers", type=click.IntRange(0, 64), default=0, show_default=True,
+              help="Verification processes of each validator.")  # fmt: skip
+@click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False),
+              help="Keep everything in this new folder.")  # fmt: skip
+@output_options
+@pass_state
+def run_command(state: State, /, *, folder: Path | None, **options: Any) -> int:
+    """Start a network, put load on it, report, stop. The exit code tells if a promise broke."""
+    if folder is not None:
+        return _run_in(state, folder, **options)
+    with tempfile.TemporaryDirectory(prefix="atpar-run-") as temporary:
+        return _run_in(state, Path(temporary), **options)
+
+
+def _run_in(state: State, folder: Path, **options: Any) -> int:
+    from atpar.cli.testnet.run import Order, measure, parse_faults
+
+    if (folder / "testnet.json").exists():
+        raise WrongUsage(f"{folder} holds a testnet already", advice="choose another --dir")
+    order = Order(
+        validators=options["validators"],
+        profile=options["profile"],
+        rate=options["rate"],
+        duration_s=options["duration"],
+        bulk=options["bulk"],
+        faults=parse_faults(
+            kills=options["kills"], restarts=options["restarts"], listed=options["faults"]
+        ),
+    )
+    with temporary_network(
+        folder,
+        state.output.done,
+        validators=order.validators,
+        load_accounts=order.load_accounts,
+        attest=True,
+        workers=options["workers"],
+    ) as record:
+        report = measure(folder, record, order, say=state.output.note)
+    state.output.show(report.as_json(), report.list_lines())
+    for broken in report.list_broken():
+        state.output.warn(broken)
+    return 1 if report.list_broken() else 0

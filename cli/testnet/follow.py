@@ -1,0 +1,147 @@
+"""Follows final blocks and verifies each completely: what makes a payment count as final.
+
+For every block with transactions: its finalization is checked against the validators of the
+genesis document, its header against the finalization, and `tx_root` and `receipt_root` are
+recomputed from all its transactions and receipts. That proves every receipt in it, with one
+certificate check a block instead of one proof a payment. One node is followed at a time; when it
+stops answering the next one is.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from atpar.cli.testnet.wire import Unreachable, Wire
+from atpar.ledger.blocks import Header, ValidatorKey, ValidatorSetId
+from atpar.ledger.certificates import Finalization, Proposition
+from atpar.ledger.codec import encode
+from atpar.ledger.codes import Code
+from atpar.ledger.errors import ProofInvalid
+from atpar.ledger.genesis import GenesisDocument, compute_chain_id
+from atpar.ledger.merkle import compute_root
+from atpar.ledger.proofs import FinalityProof, verify_finality
+from atpar.ledger.receipts import Receipt
+
+Sink = Callable[[bytes, int], None]
+"""Called with (transaction hash, receipt code) for every transaction of a verified block."""
+
+SILENCE_S: Final = 10.0
+"""Heartbeat blocks come more often than that."""
+TIMEOUT_S: Final = 5.0
+RETRY_S: Final = 0.1
+PAGE: Final = 1_000
+OK: Final = 200
+
+
+class Follower:
+    """Watches the chain from now on and hands every verified receipt to the sink."""
+
+    def __init__(self, wires: Sequence[Wire], genesis: GenesisDocument, sink: Sink) -> None:
+        self._wires = wires
+        self._chain_id = compute_chain_id(genesis)
+        members = tuple(
+            ValidatorKey(each.participant, each.vote_key) for each in genesis.validators
+        )
+        self._validators = ValidatorSetId(0, members)
+        self._sink = sink
+        self.height = 0
+        """Everything up to here has been verified."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Follow until cancelled. Ready once the present height is known.
+
+        Raises:
+            ProofInvalid: a node showed a block that does not verify.
+        """
+        self.height = await self._ask_height()
+        task_status.started()
+        turn = 0
+        while True:
+            wire = self._wires[turn % len(self._wires)]
+            try:
+                async with aclosing(self._watch(wire)) as blocks:
+                    async for height, count in blocks:
+                        if height > self.height:
+                            if count:
+                                await self._take(wire, height)
+                            self.height = height
+            except Unreachable:
+                turn += 1
+                await trio.sleep(RETRY_S)
+
+    async def _ask_height(self) -> int:
+        for wire in self._wires:
+            try:
+                answer = await wire.get("/v1/status", timeout_s=TIMEOUT_S)
+            except Unreachable:
+                continue
+            return int(msgspec.msgpack.decode(answer.body)["read_height"])
+        raise Unreachable("no validator answers")
+
+    async def _watch(self, wire: Wire) -> AsyncGenerator[tuple[int, int], None]:
+        """Yield (height, number of transactions) of each block above our height, in order."""
+        path = f"/v1/events?types=block&after={self.height}"
+        async with aclosing(wire.stream_lines(path, silence_s=SILENCE_S)) as lines:
+            async for line in lines:
+                if line.startswith(b"data: "):
+                    event = msgspec.json.decode(line[6:])
+                    yield int(event["height"]), int(event["tx_count"])
+
+    async def _take(self, wire: Wire, height: int) -> None:
+        page = await self._get_page(wire, height, 0)
+        transactions = page["transactions"]
+        while page["next"] is not None:
+            page = await self._get_page(wire, height, page["next"])
+            transactions += page["transactions"]
+        receipts = verify_block(
+            page, transactions, chain_id=self._chain_id, validators=self._validators
+        )
+        for receipt in receipts:
+            self._sink(receipt.tx_hash, receipt.code)
+
+    async def _get_page(self, wire: Wire, height: int, first: int) -> dict[str, Any]:
+        path = f"/v1/blocks/{height}?from={first}&limit={PAGE}"
+        answer = await wire.get(path, timeout_s=TIMEOUT_S)
+        if answer.status != OK:
+            raise Unreachable(f"{wire.url}{path}: HTTP {answer.status}")
+        found: dict[str, Any] = msgspec.msgpack.decode(answer.body)
+        return found
+
+
+def verify_block(
+    page: dict[str, Any],
+    transactions: Sequence[dict[str, Any]],
+    *,
+    chain_id: bytes,
+    validators: ValidatorSetId,
+) -> list[Receipt]:
+    """Return the receipts of a block as the API shows it, after verifying all of it.
+
+    Raises:
+        ProofInvalid: the block is not final, or these are not its transactions and receipts.
+    """
+    certificate = page["certificate"]
+    finalization = certificate["finalization"]
+    proof = FinalityProof(
+        finalization=Finalization(
+            proposition=Proposition(**finalization["proposition"]),
+            signers=finalization["signers"],
+            signatures=tuple(finalization["signatures"]),
+        ),
+        headers=tuple(Header(**header) for header in certificate["headers"]),
+    )
+    header = verify_finality(proof, chain_id=chain_id, validators=validators)
+    receipts = [
+        Receipt(tx["tx_hash"], tx["sender"], tx["tx_id"], Code[tx["code"]], tx["failed_op"])
+        for tx in transactions
+    ]
+    if header.height != page["height"] or header.tx_count != len(receipts):
+        raise ProofInvalid(f"block {page['height']}: header {header.height}, {len(receipts)} txs")
+    if compute_root([receipt.tx_hash for receipt in receipts]) != header.tx_root:
+        raise ProofInvalid(f"block {header.height}: tx_root does not match its transactions")
+    if compute_root([encode(receipt) for receipt in receipts]) != header.receipt_root:
+        raise ProofInvalid(f"block {header.height}: receipt_root does not match its receipts")
+    return receipts
