@@ -362,6 +362,9 @@ def get_root(reader: NodeReader, tree: bytes) -> TreeRoot:
 
 # ---- proofs
 
+Sum = Annotated[int, Meta(ge=0, le=MAX_SUM, extra={"json": "decimal"})]
+"""Minor units that some accounts hold together."""
+
 
 class TreeStep(Wire, frozen=True):
     """One node on the way from the root: its occupied slots but the one on the path."""
@@ -376,7 +379,7 @@ class TreeLeaf(Wire, frozen=True):
 
     key: Annotated[bytes, Meta(min_length=1, max_length=MAX_KEY_BYTES)]
     value: bytes
-    amount: Annotated[int, Meta(ge=0, le=MAX_SUM)]
+    amount: Sum
 
 
 class TreeProof(Wire, frozen=True):
@@ -491,11 +494,11 @@ class AssetRow(Wire, frozen=True):
     asset: AssetCode
     root: Hash
     """Of the tree of its balances."""
-    posted: Annotated[int, Meta(ge=0, le=MAX_SUM)]
+    posted: Sum
     """The sum of all balances, computed by that tree."""
-    supply: Annotated[int, Meta(ge=0, le=MAX_SUM)]
+    supply: Sum
     """Minted minus burned."""
-    attested: Annotated[int, Meta(ge=0, le=MAX_SUM)]
+    attested: Sum
     """The last attested reserve."""
     as_of_ms: TimeMs
     """The instant of which that attestation speaks."""

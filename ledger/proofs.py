@@ -1,0 +1,508 @@
+"""Proofs that stand on their own: check a receipt, a balance or the supply with no node at hand.
+
+What a proof claims follows from one block header, and the header from a *finalization*: votes of a
+quorum of the validators, whose set follows from the genesis document, epoch by epoch. A verifier
+needs the proof and the genesis document (or a later chain id and validator set that it trusts),
+and believes nothing else: it derives every path, sum and hash again.
+
+    receipt   envelope and receipt -> RFC 6962 paths -> tx_root and receipt_root of the header
+    account   balances of one account -> Merkle-sum trees -> state table -> state_root
+    solvency  the state table: per asset what all balances sum to, the supply, the last attestation
+    record    one entry of any section, or its absence -> section tree -> state table -> state_root
+    expiry    a transaction that was never executed and never can be: its window has passed, and
+              the list of ids used in that hour is without it
+
+`proving.py` builds them from a node's state. An absence proof shows, where the slot on the path is
+taken, the entry that takes it: whoever serves proofs decides who may see that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from atpar.ledger.blocks import (
+    HEADER_VERSION,
+    Header,
+    ValidatorKey,
+    ValidatorSetId,
+    compute_digest,
+    compute_validators_hash,
+)
+from atpar.ledger.certificates import (
+    Finalization,
+    check_certificate,
+    compute_quorum,
+    decode_bitmap,
+)
+from atpar.ledger.codec import Codec, Wire, encode
+from atpar.ledger.codes import Code
+from atpar.ledger.errors import NonCanonical, ProofInvalid
+from atpar.ledger.genesis import GenesisDocument, compute_chain_id
+from atpar.ledger.ids import EMPTY_BUCKET, extend_bucket
+from atpar.ledger.jsonform import JsonInvalid, from_json, parse_json, to_json
+from atpar.ledger.limits import HOUR_MS, MAX_BLOCK_TRANSACTIONS
+from atpar.ledger.merkle import verify_path
+from atpar.ledger.receipts import Receipt
+from atpar.ledger.records import (
+    BALANCES,
+    CURRENT,
+    ID_BUCKETS,
+    NO_BALANCE,
+    PARAMS,
+    PROVEN_SECTIONS,
+    Balance,
+    TxListEntry,
+    hour_key,
+)
+from atpar.ledger.state import Section
+from atpar.ledger.transactions import Transaction, decode_transaction
+from atpar.ledger.tree import (
+    AssetRow,
+    StateTable,
+    TreeProof,
+    TreeRoot,
+    compute_asset_tree,
+    compute_section_tree,
+    compute_state_root,
+    verify_tree_proof,
+)
+from atpar.ledger.types import AccountId, AssetCode, Hash, TimeMs, Uuid
+
+T = TypeVar("T")
+
+FORMAT: Final = "atpar-proof/1"
+MAX_PROOF_BYTES: Final = 64 * 1024 * 1024
+MAX_PROOF_HEADERS: Final = 4_096
+"""Blocks that one finalization may finalise in a proof."""
+MAX_EPOCH_STEPS: Final = 10_000
+MAX_PROVEN_BALANCES: Final = 1_000
+MAX_LISTED_IDS: Final = 200_000
+"""Used ids that one expiry proof may list."""
+_MAX_PATH: Final = (MAX_BLOCK_TRANSACTIONS - 1).bit_length()
+_SECTIONS: Final = {section.id: section for section in PROVEN_SECTIONS}
+
+Path = Annotated[tuple[Hash, ...], Meta(max_length=_MAX_PATH)]
+"""An RFC 6962 inclusion path, lowest sibling first."""
+
+
+# ---- finality
+
+
+class FinalityProof(Wire, frozen=True):
+    """Shows that a block is final: a finalization at or above it, and the headers in between."""
+
+    finalization: Finalization
+    headers: Annotated[tuple[Header, ...], Meta(min_length=1, max_length=MAX_PROOF_HEADERS)]
+    """From the finalised block (its digest is in the finalization) down to the wanted one, which
+    is last."""
+
+
+class EpochStep(Wire, frozen=True):
+    """Leads a verifier from one validator set to the next."""
+
+    boundary: FinalityProof
+    """Of the last block of the epoch, whose header commits to the next set."""
+    validators: ValidatorSetId
+    """The next set."""
+
+
+def verify_finality(proof: FinalityProof, *, chain_id: bytes, validators: ValidatorSetId) -> Header:
+    """Return the header that the proof shows to be final, under the set of its epoch.
+
+    Raises:
+        ProofInvalid: it does not.
+    """
+    proposition, top = proof.finalization.proposition, proof.headers[0]
+    expected_set = compute_validators_hash(validators)
+    digest = proposition.digest
+    for depth, header in enumerate(proof.headers):
+        name = f"headers[{depth}]"
+        if header.version != HEADER_VERSION:
+            raise ProofInvalid(f"{name}: version {header.version}, expected {HEADER_VERSION}")
+        if header.chain_id != chain_id:
+            raise ProofInvalid(f"{name}: chain {header.chain_id.hex()}, not {chain_id.hex()}")
+        if header.epoch != validators.epoch or header.validators_hash != expected_set:
+            raise ProofInvalid(
+                f"{name}: epoch {header.epoch} with validators {header.validators_hash.hex()}, "
+                f"expected epoch {validators.epoch} with {expected_set.hex()}"
+            )
+        if compute_digest(header) != digest or header.height != top.height - depth:
+            raise ProofInvalid(f"{name}: not the block that what stands above it names")
+        digest = header.parent
+    # A boundary block may be proposed again in later views, with its header as it was.
+    is_boundary = top.next_validators_hash != top.validators_hash
+    if proposition.epoch != top.epoch or not (
+        proposition.view == top.view or (is_boundary and proposition.view > top.view)
+    ):
+        raise ProofInvalid(
+            f"finalization: of epoch {proposition.epoch} view {proposition.view}, "
+            f"the block is of epoch {top.epoch} view {top.view}"
+        )
+    check_certificate(proof.finalization, chain_id, validators.members)
+    return proof.headers[-1]
+
+
+def follow_validators(
+    steps: Sequence[EpochStep], *, chain_id: bytes, validators: ValidatorSetId
+) -> ValidatorSetId:
+    """Return the validator set that the steps lead to from a trusted one, epoch by epoch.
+
+    Raises:
+        ProofInvalid: a step does not follow from the set before it.
+    """
+    for step in steps:
+        header = verify_finality(step.boundary, chain_id=chain_id, validators=validators)
+        following = step.validators
+        if header.next_validators_hash == header.validators_hash:
+            raise ProofInvalid(f"block {header.height} is not the last of epoch {header.epoch}")
+        if following.epoch != validators.epoch + 1 or not following.members:
+            raise ProofInvalid(
+                f"epoch {following.epoch} with {len(following.members)} members cannot follow "
+                f"epoch {validators.epoch}"
+            )
+        if compute_validators_hash(following) != header.next_validators_hash:
+            raise ProofInvalid(f"block {header.height} names another set for {following.epoch}")
+        validators = following
+    return validators
+
+
+# ---- what can be proven
+
+
+class ReceiptProof(Wire, frozen=True, tag=1):
+    """That a transaction was executed, and with which outcome."""
+
+    envelope: bytes
+    receipt: Receipt
+    index: Annotated[int, Meta(ge=0, lt=MAX_BLOCK_TRANSACTIONS)]
+    tx_path: Path
+    receipt_path: Path
+    finality: FinalityProof
+
+
+class BalanceProof(Wire, frozen=True):
+    """What an account holds of one asset, or that it holds nothing."""
+
+    asset: AssetCode
+    proof: TreeProof
+    """In the tree of the asset's balances; the value is a `records.Balance`."""
+
+
+class AccountProof(Wire, frozen=True, tag=2):
+    """What an account holds, next to what all accounts hold, the supply and the reserve."""
+
+    account: AccountId
+    balances: Annotated[
+        tuple[BalanceProof, ...], Meta(min_length=1, max_length=MAX_PROVEN_BALANCES)
+    ]
+    """In ascending order of asset."""
+    table: StateTable
+    finality: FinalityProof
+
+
+class SolvencyProof(Wire, frozen=True, tag=3):
+    """What all balances sum to, the supply, and the last attested reserve, of every asset."""
+
+    table: StateTable
+    finality: FinalityProof
+
+
+class RecordProof(Wire, frozen=True, tag=4):
+    """One record of a section, or that there is none under a key."""
+
+    section: Annotated[int, Meta(ge=0, le=255)]
+    key: Annotated[bytes, Meta(min_length=1, max_length=255)]
+    proof: TreeProof
+    table: StateTable
+    finality: FinalityProof
+
+
+class ExpiryProof(Wire, frozen=True, tag=5):
+    """That a transaction was never executed and never will be."""
+
+    sender: AccountId
+    tx_id: Uuid
+    valid_until_ms: TimeMs
+    bucket: TreeProof
+    """In the section of id buckets, at the hour of `valid_until_ms`."""
+    params: TreeProof
+    """The chain's parameters: how long buckets are kept."""
+    used: Annotated[tuple[TxListEntry, ...], Meta(max_length=MAX_LISTED_IDS)]
+    """Every id that was used with a window ending in that hour, in order."""
+    table: StateTable
+    finality: FinalityProof
+
+
+Proof = ReceiptProof | AccountProof | SolvencyProof | RecordProof | ExpiryProof
+
+
+class ProofFile(Wire, frozen=True):
+    """What `atpar verify` reads and the API returns."""
+
+    format: Literal["atpar-proof/1"]
+    epochs: Annotated[tuple[EpochStep, ...], Meta(max_length=MAX_EPOCH_STEPS)]
+    """From the genesis set to the set that finalised the proven block."""
+    proof: Proof
+
+
+PROOF_FILE = Codec[ProofFile](ProofFile, name="proof", max_bytes=MAX_PROOF_BYTES)
+
+
+def parse_proof(data: bytes) -> ProofFile:
+    """Return the proof of its JSON bytes, unverified.
+
+    Raises:
+        ProofInvalid: not the JSON form of a proof; names the field.
+    """
+    try:
+        return from_json(ProofFile, parse_json(data, max_bytes=2 * MAX_PROOF_BYTES))
+    except JsonInvalid as error:
+        raise ProofInvalid(str(error)) from error
+
+
+def render_proof(file: ProofFile) -> bytes:
+    """Return a proof as readable JSON, ending in a newline."""
+    return msgspec.json.format(msgspec.json.encode(to_json(file)), indent=2) + b"\n"
+
+
+# ---- what a verified proof says
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRoot:
+    """What a verifier starts from."""
+
+    chain_id: bytes
+    validators: ValidatorSetId
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedBlock:
+    """The final block that a proof rests on."""
+
+    height: int
+    timestamp_ms: int
+    digest: bytes
+    epoch: int
+    signers: tuple[str, ...]
+    """Participants whose finalize votes were checked, in the order of the set."""
+    validators: int
+    quorum: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptClaim:
+    """A transaction was executed in the block."""
+
+    transaction: Transaction
+    receipt: Receipt
+    index: int
+
+    @property
+    def code_name(self) -> str:
+        """The outcome's name; `CODE_<n>` for one that this version does not know."""
+        known = self.receipt.code in set(Code)
+        return Code(self.receipt.code).name if known else f"CODE_{self.receipt.code}"
+
+
+@dataclass(frozen=True, slots=True)
+class AccountClaim:
+    """The account holds these balances after the block."""
+
+    account: str
+    balances: tuple[tuple[str, Balance], ...]
+    """(asset, balance); all zero where the account was proven to have no entry."""
+    assets: tuple[AssetRow, ...]
+    """The rows of those assets: all balances, supply, attested reserve."""
+
+
+@dataclass(frozen=True, slots=True)
+class SolvencyClaim:
+    """The assets stand so after the block; posted equals supply in each."""
+
+    assets: tuple[AssetRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordClaim:
+    """The section holds this record, or none, after the block."""
+
+    section: str
+    key: bytes
+    record: Wire | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiryClaim:
+    """The transaction was never executed and never will be."""
+
+    sender: str
+    tx_id: bytes
+    valid_until_ms: int
+
+
+Claim = ReceiptClaim | AccountClaim | SolvencyClaim | RecordClaim | ExpiryClaim
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a proof has shown, and nothing that it has not."""
+
+    chain_id: bytes
+    block: VerifiedBlock
+    claim: Claim
+
+
+def compute_trust_root(document: GenesisDocument) -> TrustRoot:
+    """Return what the genesis document gives a verifier: chain id and founding validators."""
+    members = tuple(ValidatorKey(v.participant, v.vote_key) for v in document.validators)
+    return TrustRoot(compute_chain_id(document), ValidatorSetId(0, members))
+
+
+def verify_proof(file: ProofFile, trust: TrustRoot) -> Verified:
+    """Check a proof completely and return what it shows.
+
+    Raises:
+        ProofInvalid: it does not show what it claims; the message names the part.
+    """
+    chain_id, proof = trust.chain_id, file.proof
+    validators = follow_validators(file.epochs, chain_id=chain_id, validators=trust.validators)
+    header = verify_finality(proof.finality, chain_id=chain_id, validators=validators)
+    match proof:
+        case ReceiptProof():
+            claim: Claim = _verify_receipt(proof, header)
+        case AccountProof():
+            claim = _verify_account(proof, header)
+        case SolvencyProof():
+            claim = SolvencyClaim(_verify_table(proof.table, header))
+        case RecordProof():
+            claim = _verify_record(proof, header)
+        case ExpiryProof():
+            claim = _verify_expiry(proof, header)
+    members = validators.members
+    signers = decode_bitmap(proof.finality.finalization.signers, len(members))
+    block = VerifiedBlock(
+        height=header.height,
+        timestamp_ms=header.timestamp_ms,
+        digest=compute_digest(header),
+        epoch=header.epoch,
+        signers=tuple(members[index].participant for index in signers),
+        validators=len(members),
+        quorum=compute_quorum(len(members)),
+    )
+    return Verified(chain_id, block, claim)
+
+
+def _verify_receipt(proof: ReceiptProof, header: Header) -> ReceiptClaim:
+    try:
+        transaction = decode_transaction(proof.envelope)
+    except NonCanonical as error:
+        raise ProofInvalid(f"envelope: {error}") from error
+    receipt, count = proof.receipt, header.tx_count
+    body = transaction.body
+    if (receipt.tx_hash, receipt.sender, receipt.tx_id) != (
+        transaction.hash,
+        body.sender,
+        body.tx_id,
+    ):
+        raise ProofInvalid("receipt: of another transaction than the envelope")
+    for path, entry, root in (
+        (proof.tx_path, transaction.hash, header.tx_root),
+        (proof.receipt_path, encode(receipt), header.receipt_root),
+    ):
+        verify_path(entry, index=proof.index, count=count, path=path, root=root)
+    return ReceiptClaim(transaction, receipt, proof.index)
+
+
+def _verify_table(table: StateTable, header: Header) -> tuple[AssetRow, ...]:
+    sections = [row.section for row in table.sections]
+    codes = [row.asset for row in table.assets]
+    if sections != sorted(set(sections)) or codes != sorted(set(codes)):
+        raise ProofInvalid("table: not in ascending order")
+    root = compute_state_root(table.sections, table.assets)
+    if root != header.state_root:
+        raise ProofInvalid(
+            f"table: hashes to {root.hex()}, the header has {header.state_root.hex()}"
+        )
+    for row in table.assets:
+        if row.posted != row.supply:
+            raise ProofInvalid(f"{row.asset}: balances sum to {row.posted}, supply {row.supply}")
+    return table.assets
+
+
+def _verify_account(proof: AccountProof, header: Header) -> AccountClaim:
+    rows = {row.asset: row for row in _verify_table(proof.table, header)}
+    codes = [balance.asset for balance in proof.balances]
+    if codes != sorted(set(codes)):
+        raise ProofInvalid("balances: not in ascending order of asset")
+    balances = []
+    for entry in proof.balances:
+        row = rows.get(entry.asset)
+        if row is None:
+            raise ProofInvalid(f"balances: the state has no asset {entry.asset}")
+        leaf = verify_tree_proof(
+            entry.proof,
+            tree=compute_asset_tree(entry.asset),
+            key=proof.account.encode(),
+            root=TreeRoot(row.root, row.posted),
+        )
+        balance = NO_BALANCE if leaf is None else _decode_record(BALANCES, leaf.value)
+        if leaf is not None and balance.posted != leaf.amount:
+            raise ProofInvalid(f"{entry.asset}: posted {balance.posted}, counted {leaf.amount}")
+        balances.append((entry.asset, balance))
+    return AccountClaim(proof.account, tuple(balances), tuple(rows[code] for code in codes))
+
+
+def _verify_record(proof: RecordProof, header: Header) -> RecordClaim:
+    _verify_table(proof.table, header)
+    section = _SECTIONS.get(proof.section)
+    if section is None:
+        raise ProofInvalid(f"section: {proof.section} is not covered by the state root")
+    record = _read_record(section, proof.key, proof.proof, proof.table)
+    return RecordClaim(section.name, proof.key, record)
+
+
+def _verify_expiry(proof: ExpiryProof, header: Header) -> ExpiryClaim:
+    _verify_table(proof.table, header)
+    if header.timestamp_ms <= proof.valid_until_ms:
+        raise ProofInvalid(
+            f"valid_until_ms: {proof.valid_until_ms} has not passed at {header.timestamp_ms}"
+        )
+    params = _read_record(PARAMS, CURRENT, proof.params, proof.table)
+    if params is None:
+        raise ProofInvalid("params: the state has none")
+    dropped_ms = (proof.valid_until_ms // HOUR_MS + 1) * HOUR_MS + params.tx_id_retention_ms
+    if header.timestamp_ms >= dropped_ms:
+        raise ProofInvalid(
+            f"bucket: forgotten at {dropped_ms}, the block is of {header.timestamp_ms}"
+        )
+    key = hour_key(proof.valid_until_ms)
+    expected = _read_record(ID_BUCKETS, key, proof.bucket, proof.table) or EMPTY_BUCKET
+    bucket = EMPTY_BUCKET
+    for entry in proof.used:
+        if (entry.sender, entry.tx_id) == (proof.sender, proof.tx_id):
+            raise ProofInvalid(f"used: the transaction was executed in block {entry.height}")
+        bucket = extend_bucket(bucket, entry)
+    if bucket != expected:
+        raise ProofInvalid(f"used: {bucket.count} ids, not the {expected.count} of the bucket")
+    return ExpiryClaim(proof.sender, proof.tx_id, proof.valid_until_ms)
+
+
+def _read_record(section: Section[T], key: bytes, proof: TreeProof, table: StateTable) -> T | None:
+    root = next((row.root for row in table.sections if row.section == section.id), None)
+    if root is None:
+        raise ProofInvalid(f"table: without section {section.id}")
+    leaf = verify_tree_proof(
+        proof, tree=compute_section_tree(section.id), key=key, root=TreeRoot(root, 0)
+    )
+    return None if leaf is None else _decode_record(section, leaf.value)
+
+
+def _decode_record(section: Section[T], value: bytes) -> T:
+    try:
+        return section.codec.decode(value)
+    except NonCanonical as error:
+        raise ProofInvalid(str(error)) from error
