@@ -28,7 +28,6 @@ from atpar.ledger.records import (
 from atpar.ledger.state import View
 from atpar.ledger.supply import compute_level
 
-
 # ---- participants and accounts
 
 
