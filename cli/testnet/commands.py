@@ -23,6 +23,7 @@ from atpar.cli.testnet.network import (
 )
 from atpar.cli.testnet.processes import is_running
 from atpar.cli.testnet.record import DEFAULT_DIR, TestnetRecord, load_record, locked
+from atpar.ledger.certificates import compute_quorum
 
 PROFILES = ("lan",)
 SUGGESTION = "atpar testnet mint --to ALFA/treasury --amount 100.00 --asset HKD.JDCL"
@@ -242,13 +243,19 @@ def restart_command(state: State, *, which: str, folder: Path) -> None:
             record = start_node(folder, record, index)
         if record.attester is None or not is_running(record.attester):
             record = start_attester(folder)
-    heights = {
-        record.validators[index].name: wait_returned(folder, record, index) for index in indexes
-    }
+    names = sorted(record.validators[index].name for index in indexes)
+    running = sum(view.is_running for view in look(record))
+    if running < compute_quorum(len(record.validators)):
+        state.output.show(
+            {"restarted": names, "height": None, "seconds": None},
+            f"{', '.join(names)} started; only {running} validators run, too few for a block",
+        )
+        return
+    heights = [wait_returned(folder, record, index) for index in indexes]
     seconds = round(time.monotonic() - began, 1)
     state.output.show(
-        {"restarted": sorted(heights), "height": max(heights.values()), "seconds": seconds},
-        f"{', '.join(sorted(heights))} back at block {max(heights.values())} after {seconds} s",
+        {"restarted": names, "height": max(heights), "seconds": seconds},
+        f"{', '.join(names)} back at block {max(heights)} after {seconds} s",
     )
 
 
