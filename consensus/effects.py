@@ -99,7 +99,9 @@ class BuildBlock:
 class VerifyBlock:
     """Execute the block on its parent's state, which is here. Answer BlockVerdict with this P.
 
-    At most one question per digest is open, and blocks are asked about parents first.
+    `proposition.digest` is `info.digest`; an ancestor of a final block has parent_view 0 there. At
+    most one question per digest is open, and parents come first. When a Commit abandoned the
+    parent's state meanwhile, no answer is needed.
     """
 
     proposition: Proposition

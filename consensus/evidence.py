@@ -106,3 +106,18 @@ def verify_evidence(evidence: Evidence, chain_id: bytes, validators: ValidatorSe
     for vote in (first, second):
         if not verify(key, compute_signed_bytes(vote, chain_id), vote.signature):
             raise ProofInvalid(f"evidence: the {type(vote).__name__} signature does not verify")
+
+
+def build_evidence(participant: str, earlier: Vote, later: Vote) -> Evidence:
+    """Return the evidence that two conflicting votes of one validator are."""
+    match earlier, later:
+        case Notarize(), Notarize():
+            return ConflictingNotarize(participant, earlier, later)
+        case Finalize(), Finalize():
+            return ConflictingFinalize(participant, earlier, later)
+        case Nullify(), Finalize():
+            return NullifyFinalize(participant, earlier, later)
+        case Finalize(), Nullify():
+            return NullifyFinalize(participant, later, earlier)
+        case _:
+            raise AssertionError(f"{earlier} and {later} do not conflict")

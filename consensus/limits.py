@@ -40,6 +40,8 @@ MAX_UNFINAL_VIEWS_WITH_TRANSACTIONS: Final = 64
 """With more unfinalised views than this, leaders propose empty blocks, so memory stays bounded."""
 MAX_NEXT_EPOCH_MESSAGES: Final = 8 * MAX_VALIDATORS
 """Messages of the next epoch that wait while its opening record is being written."""
+MAX_BODIES_BY_DIGEST: Final = 16
+"""With more final blocks than this missing, they are fetched as a range, oldest first."""
 MAX_EVIDENCE_PER_VALIDATOR: Final = 4
 """Pieces of evidence reported against one validator in one epoch."""
 

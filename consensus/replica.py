@@ -4,11 +4,73 @@
 """
 
 from collections.abc import Sequence
+from typing import assert_never
 
-from atpar.consensus.effects import Effect
-from atpar.consensus.events import Event
-from atpar.consensus.records import JournalRecord
-from atpar.consensus.types import EpochStart, Ports, ReplicaConfig, Tip
+from atpar.consensus.catchup import CatchUp
+from atpar.consensus.certificates import get_statement
+from atpar.consensus.effects import (
+    AlarmKind,
+    Broadcast,
+    DropPeer,
+    Effect,
+    Halt,
+    Persist,
+    RaiseAlarm,
+    Send,
+    ServeBlock,
+    ServeSync,
+)
+from atpar.consensus.engine import Engine
+from atpar.consensus.errors import JournalInvalid, SafetyStop
+from atpar.consensus.events import (
+    BlockBuilt,
+    BlockVerdict,
+    BuildFailed,
+    CommitSynced,
+    EpochOpened,
+    Event,
+    MessageReceived,
+    PeerConnected,
+    PeerDisconnected,
+    PendingChanged,
+    Ticked,
+)
+from atpar.consensus.limits import (
+    MAX_NEXT_EPOCH_MESSAGES,
+    MAX_PENDING_RUN_BYTES,
+    MAX_VOTES_PER_ANSWER,
+)
+from atpar.consensus.messages import (
+    BlockRequest,
+    BlockResponse,
+    CertificatesRequest,
+    CertificatesResponse,
+    Finalize,
+    Message,
+    Notarize,
+    Nullify,
+    Proposal,
+    Request,
+    Response,
+    SyncRequest,
+    SyncResponse,
+    VotesRequest,
+    VotesResponse,
+)
+from atpar.consensus.records import (
+    BodyRecord,
+    CertificateRecord,
+    CertifiedRecord,
+    EpochOpenedRecord,
+    JournalLostRecord,
+    JournalRecord,
+    VoteRecord,
+)
+from atpar.consensus.safety import GateState, SigningGate
+from atpar.consensus.types import BlockInfo, EpochStart, PeerId, Ports, ReplicaConfig, Tip
+from atpar.consensus.votes import get_body, verify_vote
+from atpar.ledger.certificates import Certificate, Finalization, Notarization, Nullification
+from atpar.ledger.errors import ProofInvalid
 
 
 class Replica:
@@ -37,8 +99,39 @@ class Replica:
         the store (when that is the boundary of epoch e, `start` is epoch e+1 and `tip` equals it).
         `records`: the whole journal in order; empty means lost, so `node init` writes the first
         EpochOpenedRecord. Records of other epochs are skipped.
+
+        Raises:
+            JournalInvalid: a record cannot be one of this chain.
         """
-        raise NotImplementedError
+        self._config = config
+        self._ports = ports
+        self._out: list[Effect] = []
+        self._halted = False
+        self._now_ms = 0
+        self._wall_ms = 0
+        self._catchup = CatchUp(
+            participant=config.participant, retry_ms=config.timing.retry_ms // 2
+        )
+        self._waiting: list[tuple[PeerId, Message]] = []
+        """Messages of the next epoch, while its EpochOpened is awaited."""
+        self._farewell: Finalization | None = None
+        """The finalization of the boundary before this epoch, for members that lag."""
+        self._run: list[tuple[BlockInfo, bytes]] = []
+        """Blocks of a range whose certificate has not come yet."""
+        self._run_bytes = 0
+        self._answered: set[PeerId] = set()
+        self._ask_at: int | None = None
+        self._is_opened = False
+        """The journal has an opening record for this epoch."""
+        self._opens_now = False
+        """This start is the first after crossing the boundary: the opening record is due."""
+        self._is_lost = False
+        self._read_opening(start.epoch, records)
+        state = GateState.ASKING if self._is_opened and not self._is_lost else GateState.LOST
+        self._engine = self._build_engine(start, tip, state)
+        self._restore(records)
+
+    # ---- reading ---------------------------------------------------------------------------
 
     @property
     def deadline_ms(self) -> int | None:
@@ -46,15 +139,72 @@ class Replica:
 
         Read it after every turn.
         """
-        raise NotImplementedError
+        if self._halted:
+            return None
+        times = (self._engine.deadline_ms, self._ask_at)
+        return min((time for time in times if time is not None), default=None)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next block belongs to."""
+        return self._engine.epoch
+
+    @property
+    def view(self) -> int:
+        """The current view."""
+        return self._engine.view
+
+    @property
+    def final_view(self) -> int:
+        """The highest view known to be final."""
+        return self._engine.final_view
+
+    @property
+    def finalization(self) -> Finalization | None:
+        """The highest finalization known, in this epoch; None at its start."""
+        return self._engine.finalization
+
+    @property
+    def tip(self) -> Tip:
+        """The last block handed over in a Commit."""
+        return self._engine.tip
+
+    @property
+    def gate_state(self) -> GateState:
+        """Whether this replica may vote, and if not, why."""
+        return self._engine.gate.state
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether a safety stop ended this replica."""
+        return self._halted
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the current view rests: nothing to order, timers off."""
+        return not self._engine.pace.is_awake
+
+    @property
+    def leader(self) -> str:
+        """Participant code of the current view's leader."""
+        engine = self._engine
+        return engine.validators.members[engine.get_leader(engine.view)].participant
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether final blocks are known that are not committed here yet."""
+        engine = self._engine
+        return engine.tip.digest != engine.final_digest or engine.ahead is not None
+
+    # ---- driving ---------------------------------------------------------------------------
 
     def start(self, *, now_ms: int, wall_ms: int) -> list[Effect]:
         """Begin, once, before any `handle`: re-executes what the journal certified, and asks."""
-        raise NotImplementedError
+        return self._run_step(None, now_ms, wall_ms)
 
     def handle(self, event: Event, *, now_ms: int, wall_ms: int) -> list[Effect]:
         """Take in one event and return what is to be done, in order."""
-        raise NotImplementedError
+        return self._run_step(event, now_ms, wall_ms)
 
     def compact_journal(self) -> list[JournalRecord]:
         """Return the records that are still needed, in order, to replace the journal with.
@@ -62,4 +212,384 @@ class Replica:
         Call it between turns (effects of the last one persisted) when the file has grown past a
         bound; write them to a new file, fsync, and rename. What a synced commit covers is left out.
         """
-        raise NotImplementedError
+        engine = self._engine
+        records: list[JournalRecord] = []
+        if self._is_opened:
+            records.append(self._get_opening())
+        if engine.gate.state is GateState.LOST:
+            records.append(JournalLostRecord(engine.epoch))
+        return records + engine.get_records()
+
+    def _run_step(self, event: Event | None, now_ms: int, wall_ms: int) -> list[Effect]:
+        if self._halted:
+            return []
+        self._now_ms, self._wall_ms = now_ms, wall_ms
+        engine = self._engine
+        engine.now_ms, engine.wall_ms = now_ms, wall_ms
+        try:
+            if event is None:
+                self._begin()
+            else:
+                self._dispatch(event)
+            self._engine.settle()
+        except SafetyStop as stop:
+            self._halted = True
+            self._out.clear()
+            return [Halt(stop.kind, str(stop))]
+        self._out += self._catchup.poll(now_ms)
+        out = self._out[:]
+        self._out.clear()
+        return out
+
+    def _dispatch(self, event: Event) -> None:
+        engine = self._engine
+        match event:
+            case MessageReceived(peer, message):
+                self._take_message(peer, message)
+            case Ticked():
+                engine.take_tick()
+                self._ask_again()
+            case BlockVerdict(proposition, is_valid):
+                engine.take_verdict(proposition, is_valid=is_valid)
+            case BlockBuilt(view, info, block):
+                engine.take_built(view, info, block)
+            case BuildFailed(view):
+                engine.take_build_failure(view)
+            case PendingChanged(pending):
+                engine.is_pending = pending
+            case CommitSynced(height):
+                engine.take_sync(height)
+            case PeerConnected(peer):
+                self._greet(peer)
+            case PeerDisconnected(peer):
+                self._catchup.disconnect(peer, self._now_ms)
+            case EpochOpened(start):
+                self._cross(start)
+            case _:
+                assert_never(event)
+
+    # ---- starting and epochs ---------------------------------------------------------------
+
+    def _build_engine(self, start: EpochStart, tip: Tip, state: GateState) -> Engine:
+        if start.validators.get_index(self._config.participant) is None:
+            state = GateState.OBSERVING
+        gate = SigningGate(
+            chain_id=self._config.chain_id,
+            sign=self._ports.sign,
+            epoch=start.epoch,
+            floor=tip.view,
+            state=state,
+        )
+        members = [member.participant for member in start.validators.members]
+        self._catchup.open_epoch(start.epoch, members)
+        return Engine(
+            self._config,
+            self._ports,
+            start=start,
+            tip=tip,
+            gate=gate,
+            catchup=self._catchup,
+            out=self._out,
+        )
+
+    def _read_opening(self, epoch: int, records: Sequence[JournalRecord]) -> None:
+        """Find out whether the journal was opened for this epoch, and is not known to be lost."""
+        for record in records:
+            if isinstance(record, EpochOpenedRecord) and record.epoch == epoch:
+                self._is_opened = True
+            elif isinstance(record, EpochOpenedRecord) and record.epoch == epoch - 1:
+                self._opens_now = True
+            elif isinstance(record, JournalLostRecord) and record.epoch == epoch:
+                self._is_lost = True
+        if self._is_opened:
+            self._opens_now = False
+        self._is_opened = self._is_opened or self._opens_now
+
+    def _restore(self, records: Sequence[JournalRecord]) -> None:
+        """Take back this epoch's records: bodies first, certificates in their order."""
+        engine = self._engine
+        for record in records:
+            match record:
+                case BodyRecord(block):
+                    info = self._ports.decode_block(block)
+                    if info is None:
+                        raise JournalInvalid("a block in the journal does not decode")
+                    if info.epoch == engine.epoch:
+                        engine.restore_body(info, block)
+                case VoteRecord(vote):
+                    if get_body(vote).epoch == engine.epoch:
+                        engine.restore_vote(vote)
+                case CertificateRecord(certificate):
+                    if get_statement(certificate).epoch == engine.epoch:
+                        engine.restore_certificate(certificate)
+                case CertifiedRecord(proposition):
+                    if proposition.epoch == engine.epoch:
+                        engine.restore_verdict(proposition)
+                case EpochOpenedRecord() | JournalLostRecord():
+                    pass
+                case _:
+                    assert_never(record)
+        self._out.clear()
+
+    def _begin(self) -> None:
+        if self._opens_now:
+            self._out.append(Persist(self._get_opening()))
+        if self._engine.gate.state is GateState.LOST:
+            self._out.append(
+                RaiseAlarm(
+                    AlarmKind.JOURNAL_LOST,
+                    f"no whole journal of epoch {self._engine.epoch}: no vote until the next",
+                )
+            )
+        self._engine.begin()
+        self._ask_again()
+
+    def _cross(self, start: EpochStart) -> None:
+        """Begin the next epoch on its boundary block."""
+        before = self._engine
+        if start.epoch <= before.epoch or start.digest != before.tip.digest:
+            return
+        is_syncing = before.ahead
+        was_open = before.gate.state is GateState.OPEN
+        self._farewell = before.tip.finalization
+        tip = Tip(start.digest, start.height, start.timestamp_ms, None)
+        self._is_opened, self._is_lost, self._opens_now = True, False, False
+        state = GateState.OPEN if was_open and is_syncing is None else GateState.ASKING
+        self._answered.clear()
+        self._run.clear()
+        self._engine = engine = self._build_engine(start, tip, state)
+        engine.now_ms, engine.wall_ms = self._now_ms, self._wall_ms
+        engine.is_pending = before.is_pending
+        engine.ahead = is_syncing
+        self._out.append(Persist(self._get_opening()))
+        engine.begin()
+        self._ask_at = None
+        self._ask_again()
+        waiting, self._waiting = self._waiting, []
+        for peer, message in waiting:
+            self._take_message(peer, message)
+
+    def _get_opening(self) -> EpochOpenedRecord:
+        start = self._engine.start
+        return EpochOpenedRecord(start.epoch, start.height, start.digest)
+
+    def _greet(self, peer: PeerId) -> None:
+        self._catchup.connect(peer)
+        if self._engine.gate.state is GateState.ASKING:
+            self._out.append(Send(peer, VotesRequest(self._engine.epoch)))
+        for message in self._engine.get_greeting():
+            self._out.append(Send(peer, message))
+
+    # ---- own votes after a start -----------------------------------------------------------
+
+    def _ask_again(self) -> None:
+        """While the gate is asking, ask everyone for our own votes, once per retry interval."""
+        engine = self._engine
+        if engine.gate.state is not GateState.ASKING:
+            self._ask_at = None
+            return
+        if self._ask_at is None or self._now_ms >= self._ask_at:
+            self._ask_at = self._now_ms + self._config.timing.retry_ms
+            self._out.append(Broadcast(VotesRequest(engine.epoch)))
+
+    def _take_own_votes(self, peer: PeerId, response: VotesResponse) -> None:
+        """Open the gate after Q-1 answers, unless one holds a vote that the journal misses."""
+        engine = self._engine
+        if response.finalization is not None and response.epoch == engine.epoch:
+            self._take_certificate(peer, response.finalization)
+        if engine.gate.state is not GateState.ASKING or engine.me is None:
+            return
+        if engine.validators.get_index(peer) is None or response.epoch > engine.epoch:
+            return
+        key = engine.validators.members[engine.me].vote_key
+        for vote in response.votes:
+            body = get_body(vote)
+            if body.epoch != engine.epoch or body.view <= engine.restored_view:
+                continue
+            if engine.gate.has_cast(vote):
+                continue
+            is_mine = verify_vote(
+                vote, chain_id=self._config.chain_id, public_key=key, verify=self._ports.verify
+            )
+            if not is_mine:
+                self._out.append(DropPeer(peer, f"a vote in view {body.view} that is not ours"))
+                return
+            engine.close_gate(f"{type(vote).__name__} in view {body.view}, held by {peer}")
+            return
+        self._answered.add(peer)
+        if len(self._answered) >= engine.validators.quorum - 1:
+            engine.open_gate()
+            self._ask_at = None
+
+    # ---- messages --------------------------------------------------------------------------
+
+    def _take_message(self, peer: PeerId, message: Message) -> None:
+        engine = self._engine
+        match message:
+            case Notarize() | Nullify() | Finalize():
+                if self._is_current(peer, message, get_body(message).epoch):
+                    engine.take_vote(peer, message)
+            case Proposal(vote, _):
+                if self._is_current(peer, message, vote.proposition.epoch):
+                    engine.take_proposal(peer, message)
+            case Notarization() | Nullification() | Finalization():
+                self._take_certificate(peer, message)
+            case BlockRequest() | CertificatesRequest() | SyncRequest() | VotesRequest():
+                self._serve(peer, message)
+            case BlockResponse() | CertificatesResponse() | SyncResponse() | VotesResponse():
+                self._take_answer(peer, message)
+            case _:
+                assert_never(message)
+
+    def _take_answer(self, peer: PeerId, response: Response) -> None:
+        match response:
+            case BlockResponse():
+                self._take_block(peer, response)
+            case CertificatesResponse():
+                self._catchup.refuse_certificates(peer, self._now_ms)
+                for certificate in response.certificates:
+                    if not self._take_certificate(peer, certificate):
+                        return
+            case SyncResponse():
+                self._take_range(peer, response)
+            case VotesResponse():
+                if self._engine.epoch >= response.epoch:
+                    self._take_own_votes(peer, response)
+                else:
+                    self._is_current(peer, response, response.epoch)
+            case _:
+                assert_never(response)
+
+    def _is_current(self, peer: PeerId, message: Message, epoch: int) -> bool:
+        """Return whether a message is of this epoch; help or follow the peer when it is not."""
+        engine = self._engine
+        if epoch == engine.epoch:
+            return not engine.is_closed
+        if epoch > engine.epoch:
+            if not engine.is_closed:
+                engine.look_ahead(peer)
+            elif epoch == engine.epoch + 1 and len(self._waiting) < MAX_NEXT_EPOCH_MESSAGES:
+                self._waiting.append((peer, message))
+            return False
+        if self._farewell is not None and epoch == engine.epoch - 1:
+            engine.heal(peer, self._farewell)
+        else:
+            engine.heal(peer, VotesResponse(engine.epoch, (), engine.finalization))
+        return False
+
+    def _take_certificate(self, peer: PeerId, certificate: Certificate) -> bool:
+        """Return whether a certificate is of this epoch and valid."""
+        epoch = get_statement(certificate).epoch
+        if not self._is_current(peer, certificate, epoch):
+            return False
+        return self._engine.take_certificate(peer, certificate)
+
+    # ---- serving ---------------------------------------------------------------------------
+
+    def _serve(self, peer: PeerId, request: Request) -> None:
+        engine = self._engine
+        match request:
+            case BlockRequest(digest):
+                body = engine.pool.get(digest)
+                if body is None:
+                    self._out.append(ServeBlock(peer, request))
+                else:
+                    self._out.append(Send(peer, BlockResponse(digest, body.data)))
+            case CertificatesRequest(epoch, first_view):
+                if self._is_current(peer, request, epoch):
+                    held = tuple(engine.get_certificates(first_view))
+                    self._out.append(Send(peer, CertificatesResponse(held)))
+            case SyncRequest():
+                self._out.append(ServeSync(peer, request))
+            case VotesRequest(epoch):
+                if epoch > engine.epoch:
+                    self._is_current(peer, request, epoch)
+                index = engine.validators.get_index(peer)
+                votes = [] if index is None else engine.get_votes_of(index)
+                bounded = tuple(votes[:MAX_VOTES_PER_ANSWER])
+                response = VotesResponse(engine.epoch, bounded, engine.finalization)
+                self._out.append(Send(peer, response))
+            case _:
+                assert_never(request)
+
+    # ---- answers ---------------------------------------------------------------------------
+
+    def _take_block(self, peer: PeerId, response: BlockResponse) -> None:
+        digest, block = response.digest, response.block
+        if not self._catchup.is_wanted(digest):
+            return
+        if not block:
+            self._catchup.refuse_body(digest, peer, self._now_ms)
+            return
+        info = self._ports.decode_block(block)
+        if info is None or info.digest != digest:
+            self._out.append(DropPeer(peer, "a block that is not the one asked for"))
+            self._catchup.refuse_body(digest, peer, self._now_ms)
+            return
+        self._engine.add_body(info, block)
+
+    def _take_range(self, peer: PeerId, response: SyncResponse) -> None:
+        """Take in consecutive final blocks; the certificate of the last one proves them all."""
+        engine = self._engine
+        expected = self._catchup.get_sync_height(peer)
+        if expected is None or expected != response.first_height or engine.is_closed:
+            return
+        if not response.blocks:
+            if self._catchup.refuse_sync(peer, self._now_ms):
+                engine.look_ahead(None)
+            return
+        if engine.tip.height + 1 + len(self._run) != expected:
+            self._run.clear()
+            self._run_bytes = 0
+        run = self._read_run(peer, response)
+        if run is None:
+            self._run.clear()
+            self._run_bytes = 0
+            self._catchup.refuse_sync(peer, self._now_ms)
+            return
+        self._run += run
+        self._run_bytes += sum(len(block) for _, block in run)
+        finalization = response.finalization
+        if finalization is None:
+            if self._run_bytes > MAX_PENDING_RUN_BYTES:
+                self._run.clear()
+                self._run_bytes = 0
+                self._catchup.refuse_sync(peer, self._now_ms)
+            else:
+                engine.look_ahead(peer, len(self._run))
+            return
+        for info, block in self._run:
+            engine.add_body(info, block)
+        self._run.clear()
+        self._run_bytes = 0
+        engine.take_run(finalization)
+
+    def _read_run(
+        self, peer: PeerId, response: SyncResponse
+    ) -> list[tuple[BlockInfo, bytes]] | None:
+        """Return the blocks of a range answer, linked to what is here, or None if they are not."""
+        engine = self._engine
+        digest = self._run[-1][0].digest if self._run else engine.tip.digest
+        height = response.first_height
+        run: list[tuple[BlockInfo, bytes]] = []
+        for block in response.blocks:
+            info = self._ports.decode_block(block)
+            linked = info is not None and (info.parent, info.height) == (digest, height)
+            if info is None or not linked or info.epoch != engine.epoch:
+                self._out.append(DropPeer(peer, f"no final block of height {height}"))
+                return None
+            run.append((info, block))
+            digest, height = info.digest, height + 1
+        finalization = response.finalization
+        if finalization is None:
+            return run
+        proposition = finalization.proposition
+        if proposition.epoch != engine.epoch or proposition.digest != digest:
+            self._out.append(DropPeer(peer, "a certificate of another block than the last"))
+            return None
+        try:
+            engine.check(finalization)
+        except ProofInvalid as error:
+            self._out.append(DropPeer(peer, f"finalization of height {height - 1}: {error}"))
+            return None
+        return run

@@ -16,7 +16,6 @@ from atpar.consensus.votes import get_body
 from atpar.ledger.certificates import Notarization, NullifyBody, Proposition, compute_vote_bytes
 from atpar.ledger.hashing import SignKind
 
-
 Sign = Callable[[bytes], bytes]
 """Sign bytes -> signature by this validator's vote key."""
 

@@ -106,11 +106,8 @@ class ViewState:
 
     def get_certificates(self) -> list[Certificate]:
         """Return the certificates held for this view."""
-        held: list[Certificate] = []
-        for certificate in (self.finalization, self.notarization, self.nullification):
-            if certificate is not None:
-                held.append(certificate)
-        return held
+        held = (self.finalization, self.notarization, self.nullification)
+        return [certificate for certificate in held if certificate is not None]
 
 
 def find_conflicts(state: ViewState, signer: int, vote: Vote) -> list[Vote]:
