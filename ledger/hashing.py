@@ -27,6 +27,7 @@ class HashTag(Enum):
     PROPOSAL = b"atpar/proposal/v1\0"
     BUCKET = b"atpar/bucket/v1\0"
     JOURNAL = b"atpar/journal/v1\0"
+    PROOF = b"atpar/proof/v1\0"
     LEADERS = b"atpar/leaders/v1\0"
 
 

@@ -41,6 +41,7 @@ from atpar.ledger.codec import Codec, Wire, encode
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import NonCanonical, ProofInvalid
 from atpar.ledger.genesis import GenesisDocument, compute_chain_id
+from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.ids import EMPTY_BUCKET, extend_bucket
 from atpar.ledger.jsonform import JsonInvalid, from_json, parse_json, to_json
 from atpar.ledger.limits import HOUR_MS, MAX_BLOCK_TRANSACTIONS
@@ -246,6 +247,14 @@ class ProofFile(Wire, frozen=True):
     epochs: Annotated[tuple[EpochStep, ...], Meta(max_length=MAX_EPOCH_STEPS)]
     """From the genesis set to the set that finalised the proven block."""
     proof: Proof
+    checksum: Hash
+    """`compute_checksum` of the proof. It proves nothing: a changed letter in a question (which
+    account, which id) would make another proof, of another truth, and must not pass for this."""
+
+
+def compute_checksum(proof: Proof) -> bytes:
+    """Return the checksum that a file carries beside its proof."""
+    return compute_hash(HashTag.PROOF, encode(proof))
 
 
 PROOF_FILE = Codec[ProofFile](ProofFile, name="proof", max_bytes=MAX_PROOF_BYTES)
@@ -369,6 +378,8 @@ def verify_proof(file: ProofFile, trust: TrustRoot) -> Verified:
         ProofInvalid: it does not show what it claims; the message names the part.
     """
     chain_id, proof = trust.chain_id, file.proof
+    if file.checksum != compute_checksum(proof):
+        raise ProofInvalid("checksum: the file was altered")
     validators = follow_validators(file.epochs, chain_id=chain_id, validators=trust.validators)
     header = verify_finality(proof.finality, chain_id=chain_id, validators=validators)
     match proof:

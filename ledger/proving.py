@@ -25,6 +25,7 @@ from atpar.ledger.proofs import (
     ReceiptProof,
     RecordProof,
     SolvencyProof,
+    compute_checksum,
 )
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import (
@@ -45,7 +46,7 @@ T = TypeVar("T")
 
 def build_proof_file(proof: Proof, epochs: Sequence[EpochStep] = ()) -> ProofFile:
     """Return the file form of a proof, with the steps from the genesis set to its validators."""
-    return ProofFile(FORMAT, tuple(epochs), proof)
+    return ProofFile(FORMAT, tuple(epochs), proof, compute_checksum(proof))
 
 
 def build_receipt_proof(
