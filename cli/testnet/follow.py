@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from atpar.cli.testnet.wire import Unreachable, Wire
-from atpar.ledger.blocks import Header, ValidatorKey, ValidatorSetId
+from atpar.ledger.blocks import Header, ValidatorKey, ValidatorSetId, compute_digest
 from atpar.ledger.certificates import Finalization, Proposition
 from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
@@ -49,6 +49,8 @@ class Follower:
         self._sink = sink
         self.height = 0
         """Everything up to here has been verified."""
+        self.digests: dict[int, bytes] = {}
+        """Height -> digest of every verified block with transactions."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow until cancelled. Ready once the present height is known.
@@ -99,6 +101,7 @@ class Follower:
         receipts = verify_block(
             page, transactions, chain_id=self._chain_id, validators=self._validators
         )
+        self.digests[height] = page["digest"]
         for receipt in receipts:
             self._sink(receipt.tx_hash, receipt.code)
 
@@ -138,6 +141,8 @@ def verify_block(
         Receipt(tx["tx_hash"], tx["sender"], tx["tx_id"], Code[tx["code"]], tx["failed_op"])
         for tx in transactions
     ]
+    if compute_digest(header) != page["digest"]:
+        raise ProofInvalid(f"block {page['height']}: the digest is not its header's")
     if header.height != page["height"] or header.tx_count != len(receipts):
         raise ProofInvalid(f"block {page['height']}: header {header.height}, {len(receipts)} txs")
     if compute_root([receipt.tx_hash for receipt in receipts]) != header.tx_root:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 from msgspec.structs import replace
 
 from atpar.cli.errors import NotReady
+from atpar.cli.testnet.ask import ask_status
 from atpar.cli.testnet.ports import release_ports
 from atpar.cli.testnet.processes import (
     DeadlinePassed,
@@ -25,7 +25,6 @@ from atpar.cli.testnet.processes import (
 from atpar.cli.testnet.record import TestnetRecord, ValidatorRecord, load_record, save_record
 
 START_TIMEOUT_S: Final = 60.0
-ASK_TIMEOUT_S: Final = 2.0
 LAUNCHER: Final = "import sys; from atpar.cli.main import main; sys.exit(main())"
 """Runs `atpar` with this very interpreter, wherever its script was installed."""
 
@@ -55,23 +54,6 @@ class NodeView:
     def height(self) -> int | None:
         """The last final block on its disk."""
         return None if self.status is None else int(self.status["read_height"])
-
-
-def ask_status(api: str, *, timeout_s: float = ASK_TIMEOUT_S) -> dict[str, Any] | None:
-    """Return a node's status, or None when it does not answer."""
-    return ask(api, "/v1/status", timeout_s=timeout_s)
-
-
-def ask(api: str, path: str, *, timeout_s: float = ASK_TIMEOUT_S) -> dict[str, Any] | None:
-    """Return the JSON object at a path, or None when the node has no answer to give."""
-    try:
-        answer = httpx.get(f"{api}{path}", timeout=timeout_s, trust_env=False)
-    except httpx.HTTPError:
-        return None
-    if answer.status_code != httpx.codes.OK:
-        return None
-    found: dict[str, Any] = answer.json()
-    return found
 
 
 def look(record: TestnetRecord) -> list[NodeView]:

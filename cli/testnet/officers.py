@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import msgspec
 
 from atpar.cli.errors import NodeUnreachable, OutcomeUnknown, refused
-from atpar.cli.testnet.network import ask, now_ms
+from atpar.cli.testnet.ask import NoAnswer, ask, exchange
+from atpar.cli.testnet.network import now_ms
 from atpar.cli.testnet.payments import Signed, sign
 from atpar.cli.testnet.recipe import AUDITOR, CUSTODIAN, build_institutions
 from atpar.cli.testnet.record import PASSPHRASE, TestnetRecord, get_key_path
@@ -72,20 +72,20 @@ class Officers:
         """
         for validator in self.record.validators:
             try:
-                answer = httpx.post(
-                    f"{validator.api}/v1/transactions",
-                    content=msgspec.msgpack.encode([signed.raw]),
+                _, answer = exchange(
+                    validator.api,
+                    "/v1/transactions",
+                    body=msgspec.msgpack.encode([signed.raw]),
                     headers={
                         "content-type": MESSAGEPACK,
                         "accept": "application/json",
                         "prefer": f"wait={WAIT_S}",
                     },
-                    timeout=WAIT_S + 5,
-                    trust_env=False,
+                    timeout_s=WAIT_S + 5,
                 )
-            except httpx.HTTPError:
+            except NoAnswer:
                 continue
-            body = answer.json()
+            body = msgspec.json.decode(answer)
             if "results" not in body:
                 raise refused(str(body.get("code")), str(body.get("detail", "")))
             found: dict[str, Any] = body["results"][0]

@@ -18,11 +18,12 @@ import msgspec
 import trio
 
 from atpar.cli.errors import NotReady, WrongUsage
+from atpar.cli.testnet.ask import ask
 from atpar.cli.testnet.figures import Finality, summarise_finality
 from atpar.cli.testnet.follow import Follower
 from atpar.cli.testnet.layout import GENESIS_FILE
 from atpar.cli.testnet.load import Load
-from atpar.cli.testnet.network import ask, kill_node, look, now_ms, start_node, wait_height
+from atpar.cli.testnet.network import kill_node, look, now_ms, start_node, wait_height
 from atpar.cli.testnet.officers import Officers
 from atpar.cli.testnet.payments import LoadAccount, PaymentRing, Signed
 from atpar.cli.testnet.recipe import CNH, HKD, ISSUER, build_institutions
@@ -197,11 +198,12 @@ def measure(
     making = ring.make(now_ms=now_ms())
     payments = [next(making) for _ in range(order.count)]
     say(f"{order.count} payments at {order.rate:g}/s between {len(accounts)} accounts ...")
-    load, seconds = trio.run(_run_load, folder, record, order, payments)
+    load, seconds, digests = trio.run(_run_load, folder, record, order, payments)
     record = _start_stopped(folder)
     height = _settle(folder, record)
     details: list[str] = []
     roots = _compare_roots(record, height, details)
+    _check_history(record, digests, details)
     succeeded = (payments[index].hash for index in load.tally.succeeded)
     expected = ring.compute_expected(FUNDED, succeeded)
     conserved = _check_conservation(record, order, expected, details, exact=load.tally.lost == 0)
@@ -244,7 +246,7 @@ def fund(officers: Officers, accounts: Sequence[str]) -> None:
 
 async def _run_load(
     folder: Path, record: TestnetRecord, order: Order, payments: list[Signed]
-) -> tuple[Load, float]:
+) -> tuple[Load, float, dict[int, bytes]]:
     wires = [Wire(validator.api) for validator in record.validators]
     load = Load(payments, [ApiTarget(wire) for wire in wires], rate=order.rate)
     last_final = math.nan
@@ -262,7 +264,7 @@ async def _run_load(
         nursery.cancel_scope.cancel()
     for wire in wires:
         await wire.aclose()
-    return load, last_final
+    return load, last_final, follower.digests
 
 
 async def _do_faults(folder: Path, faults: Sequence[Fault]) -> None:
@@ -314,6 +316,21 @@ def _compare_roots(record: TestnetRecord, height: int, details: list[str]) -> bo
         return True
     details.append(f"at height {height}: {roots}")
     return False
+
+
+def _check_history(record: TestnetRecord, digests: dict[int, bytes], details: list[str]) -> None:
+    """Check that every block that was proven final during the run is still the block there.
+
+    The digest covers the receipts. The heights go round the validators, all of which have the
+    same last block, so one of them speaks for all.
+    """
+    for height, digest in digests.items():
+        validator = record.validators[height % len(record.validators)]
+        found = _demand(validator.api, f"/v1/blocks/{height}?limit=1")["digest"]
+        if found != digest.hex():
+            details.append(
+                f"{validator.name}: block {height} was {digest.hex()}, now it is {found}"
+            )
 
 
 def _check_conservation(

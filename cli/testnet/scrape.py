@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import httpx
+from atpar.cli.testnet.ask import OK, NoAnswer, exchange
 
 WINDOW_S: Final = 60.0
 _SAMPLE: Final = re.compile(
@@ -80,9 +80,9 @@ def fetch_pages(apis: Sequence[str], *, timeout_s: float) -> list[str]:
     pages = []
     for api in apis:
         try:
-            answer = httpx.get(f"{api}/metrics", timeout=timeout_s, trust_env=False)
-        except httpx.HTTPError:
+            status, page = exchange(api, "/metrics", timeout_s=timeout_s)
+        except NoAnswer:
             continue
-        if answer.status_code == httpx.codes.OK:
-            pages.append(answer.text)
+        if status == OK:
+            pages.append(page.decode())
     return pages

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from atpar.cli.output import Output, clean
-from atpar.cli.testnet.network import NodeView, ask, look
+from atpar.cli.testnet.ask import ask
+from atpar.cli.testnet.network import NodeView, look
 from atpar.cli.testnet.record import TestnetRecord
 from atpar.cli.testnet.scrape import Window, fetch_pages, read_counts
 
