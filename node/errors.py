@@ -12,6 +12,7 @@
     │   ├── JournalMissing          no journal: `node init` was not run, or the disk was wiped
     │   ├── JournalMismatch         belongs to another chain, epoch or validator
     │   └── JournalLost             a complete record is damaged: this node may not vote on it
+    ├── StartRefused                configuration, keys and genesis do not belong together
     ├── AddressUnavailable          a port is in use, or an address is not of this machine
     ├── IdentityInvalid             a certificate or its key cannot be used, or is not registered
     ├── VerifierError               signatures could not be checked; nothing is known of them
@@ -83,6 +84,12 @@ class JournalMismatch(JournalError):
 
 class JournalLost(JournalError):
     """A complete record is damaged, so votes that were sent may be missing: do not vote."""
+
+
+class StartRefused(NodeError):
+    """The configuration, the keys and the genesis document do not belong together."""
+
+    exit_code: ClassVar[int] = 3
 
 
 class AddressUnavailable(NodeError):

@@ -123,6 +123,20 @@ GOSSIP_ENVELOPES_PER_S: Final = 10_000
 GOSSIP_REFUSAL_COST: Final = 20
 """What a refused transaction costs of a peer's allowance, in envelopes."""
 
+# ---- what the node remembers for its clients
+MAX_RECENT_STATES: Final = 50_000
+"""Settled transactions answered from memory; admission times kept for the histogram."""
+MAX_UETR_ANSWERS: Final = 100
+MAX_PENDING_SCAN_SLICE: Final = 500
+MAX_ALARMS_SHOWN: Final = 20
+RETRY_AFTER_MS: Final = 1_000
+"""When a client told that there is no room should try again."""
+WATCH_INTERVAL_S: Final = 0.5
+"""How often gauges are brought up to date."""
+MAX_WATCHED_VIEWS: Final = 1_024
+VOTE_GRACE_MS: Final = 2_000
+"""How long after finality a validator's vote may still come without counting as missed."""
+
 # ---- block bodies and verified signatures
 MAX_CACHED_BODY_BYTES: Final = 32 * 1024 * 1024
 MAX_CACHED_BODIES: Final = 256

@@ -224,6 +224,8 @@ class Network:
         self.peers = {p.participant: Peer(p, metrics) for p in peers if p.participant != own}
         self.on_change: Callable[[str, bool], None] = lambda _peer, _connected: None
         """Called when a peer's connection stands (True) or is gone (False). Must not wait."""
+        self.on_vote: Callable[[str, bytes], None] = lambda _peer, _payload: None
+        """Called with each frame of the channel VOTES, before anyone has checked it."""
         self._chain_id = chain_id
         self._roots = roots
         self._section = section
@@ -565,6 +567,8 @@ class Network:
                     peer.counters.ignored += 1
                     self._metrics.queue_dropped.labels("gossip_inbox").inc()
             case _:
+                if frame.channel is Channel.VOTES:
+                    self.on_vote(peer.participant, frame.payload)
                 await self.inbox.put(message)
 
     def _handle_control(self, peer: Peer, session: _Session, message: Control) -> None:

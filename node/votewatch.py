@@ -1,0 +1,98 @@
+"""Who votes and who misses: what the operators see of each validator.
+
+Fed with the vote frames that pass by and with final certificates; decides nothing. A final view
+is judged a little after it became final, because a certificate needs only a quorum and the other
+votes arrive a moment later.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from atpar.consensus.messages import Finalize, Notarize, Nullify, decode_message
+from atpar.consensus.validators import ValidatorSet
+from atpar.ledger.certificates import decode_bitmap
+from atpar.ledger.errors import NonCanonical
+from atpar.node.clock import Clock
+from atpar.node.limits import MAX_WATCHED_VIEWS, VOTE_GRACE_MS
+from atpar.node.metrics import Metrics
+from atpar.node.store import FinalBlock
+
+_VOTE_TAGS: Final = (16, 17, 18)
+
+
+@dataclass(slots=True)
+class VoteRecord:
+    """What has been seen of one validator since this node started."""
+
+    last_view: int | None = None
+    last_ms: int | None = None
+    missed: int = 0
+
+
+class VoteWatch:
+    """Keeps a record per validator. All calls are plain and cheap."""
+
+    def __init__(
+        self, *, own: str, get_set: Callable[[], ValidatorSet], clock: Clock, metrics: Metrics
+    ) -> None:
+        self._own = own
+        self._get_set = get_set
+        self._clock = clock
+        self._metrics = metrics
+        self._records: dict[str, VoteRecord] = {}
+        self._seen: OrderedDict[int, set[str]] = OrderedDict()
+        """View -> who was seen to vote in it."""
+        self._due: deque[tuple[int, int]] = deque()
+        """(when to judge, view) of final views."""
+
+    def get(self, participant: str) -> VoteRecord:
+        """Return the record of a validator."""
+        return self._records.get(participant) or VoteRecord()
+
+    def note_frame(self, peer: str, payload: bytes) -> None:
+        """Take note of a frame of the channel of votes, whatever it holds."""
+        # [tag, …]: certificates pass here too and are not decoded twice.
+        if len(payload) < 2 or payload[1] not in _VOTE_TAGS:
+            return
+        try:
+            vote = decode_message(payload)
+        except NonCanonical:
+            return
+        if isinstance(vote, Notarize | Finalize):
+            self._note(peer, vote.proposition.view)
+        elif isinstance(vote, Nullify):
+            self._note(peer, vote.body.view)
+
+    def note_final(self, block: FinalBlock) -> None:
+        """Take note of a final block: its certificate's signers voted, the rest is judged later."""
+        view = block.finalization.proposition.view
+        members = self._get_set().members
+        if block.header.height == block.finalized_height and block.header.view == view:
+            for index in decode_bitmap(block.finalization.signers, len(members)):
+                self._note(members[index].participant, view)
+            self._due.append((self._clock.now_ms() + VOTE_GRACE_MS, view))
+        while len(self._due) > MAX_WATCHED_VIEWS:
+            self._due.popleft()
+        self._judge()
+
+    def _note(self, participant: str, view: int) -> None:
+        record = self._records.setdefault(participant, VoteRecord())
+        record.last_view = view if record.last_view is None else max(record.last_view, view)
+        record.last_ms = self._clock.wall_ms()
+        self._seen.setdefault(view, set()).add(participant)
+        while len(self._seen) > MAX_WATCHED_VIEWS:
+            self._seen.popitem(last=False)
+
+    def _judge(self) -> None:
+        """Count who was not seen in final views whose grace is over."""
+        now_ms = self._clock.now_ms()
+        while self._due and self._due[0][0] <= now_ms:
+            _, view = self._due.popleft()
+            seen = self._seen.get(view, set())
+            for member in self._get_set().members:
+                code = member.participant
+                if code not in seen and code != self._own:
+                    self._records.setdefault(code, VoteRecord()).missed += 1
+                    self._metrics.votes_missed.labels(code).inc()
