@@ -425,6 +425,7 @@ class Replica:
 
     def _take_message(self, peer: PeerId, message: Message) -> None:
         engine = self._engine
+        self._catchup.connect(peer)
         match message:
             case Notarize() | Nullify() | Finalize():
                 if self._is_current(peer, message, get_body(message).epoch):

@@ -104,7 +104,12 @@ class SigningGate:
         self._floor = max(self._floor, view)
 
     def forget_through(self, view: int) -> None:
-        """Forget votes at or below a final view whose commit is synced."""
+        """Forget votes at or below a final view whose commit is synced.
+
+        Not while peers are still asked for my votes: their answers are held against these.
+        """
+        if self.state is GateState.ASKING:
+            return
         for votes in (self._notarized, self._nullified, self._finalized):
             for old in [v for v in votes if v <= view]:
                 del votes[old]

@@ -196,6 +196,7 @@ class Node:
         self.sync_ms = 3
         self._tick_at: int | None = None
         self._last_pending = False
+        self._committing = (b"", 0)
 
     @property
     def is_up(self) -> bool:
@@ -221,6 +222,14 @@ class Node:
         assert disk.tip is not None
         self.incarnation += 1
         self.halt = None
+        self._committing = (disk.tip.digest, disk.tip.height)
+        self.pending = set()
+        self.final_transactions = {
+            transaction: height
+            for height, stored in disk.blocks.items()
+            for transaction in decode_fake(stored.data).transactions
+        }
+        self.views_entered = []
         self.states = {disk.tip.digest}
         self.bodies = {}
         self._tick_at = None
@@ -317,14 +326,23 @@ class Node:
                 cluster.later(self, self.exec_ms, lambda: self._verify(effect))
             case Commit():
                 self._commit(effect)
-            case ServeBlock(peer, request):
-                data = self.bodies.get(request.digest, b"")
-                for stored in self.disk.blocks.values():
-                    if stored.info.digest == request.digest:
-                        data = stored.data
-                cluster.transmit(self.name, peer, BlockResponse(request.digest, data))
-            case ServeSync(peer, request):
-                cluster.transmit(self.name, peer, self._read_range(request.first_height))
+            case ServeBlock() | ServeSync():
+                self._serve(effect)
+            case _:
+                self._note(effect)
+
+    def _serve(self, effect: ServeBlock | ServeSync) -> None:
+        if isinstance(effect, ServeSync):
+            answer: Message = self._read_range(effect.request.first_height)
+        else:
+            digest = effect.request.digest
+            stored = [s.data for s in self.disk.blocks.values() if s.info.digest == digest]
+            answer = BlockResponse(digest, stored[0] if stored else self.bodies.get(digest, b""))
+        self.cluster.transmit(self.name, effect.peer, answer)
+
+    def _note(self, effect: Effect) -> None:
+        cluster = self.cluster
+        match effect:
             case DropPeer():
                 self.dropped.append(effect)
                 cluster.note_drop(self, effect)
@@ -381,7 +399,7 @@ class Node:
         self.feed(BlockVerdict(effect.proposition, is_valid))
 
     def _commit(self, effect: Commit) -> None:
-        tip = self.disk_tip_ahead()
+        tip = self._committing
         for info in effect.blocks:
             if info.parent != tip[0] or info.height != tip[1] + 1:
                 raise Violation(f"{self.name} commits {info} on {tip}")
@@ -397,13 +415,6 @@ class Node:
         self._committing = tip
         incarnation = self.incarnation
         self.cluster.later(self, self.sync_ms, lambda: self._sync(effect, incarnation))
-
-    def disk_tip_ahead(self) -> tuple[bytes, int]:
-        """Digest and height of the last block handed over for commit in this incarnation."""
-        assert self.disk.tip is not None
-        tip = (self.disk.tip.digest, self.disk.tip.height)
-        ahead = getattr(self, "_committing", tip)
-        return ahead if ahead[1] > tip[1] else tip
 
     def _sync(self, effect: Commit, incarnation: int) -> None:
         assert incarnation == self.incarnation
@@ -697,6 +708,24 @@ class Cluster:
     def is_final(self, transaction: int) -> bool:
         """Whether every live node has it final."""
         return all(transaction in node.final_transactions for node in self.live)
+
+    def checker_height(self) -> int:
+        """Height of the highest block that any honest node finalised."""
+        return max(self.checker.chain, default=0)
+
+    def resubmit(self) -> None:
+        """Gossip again, to everyone, what is not final everywhere (mempools forget in a crash)."""
+        for node in self.nodes.values():
+            for transaction in range(1, self._next_transaction):
+                if transaction not in node.final_transactions:
+                    node.submit(transaction)
+
+    def settle(self) -> None:
+        """Bring every node up again."""
+        for node in self.nodes.values():
+            if not node.is_up:
+                node.boot()
+        self.resubmit()
 
     def pay(self, within_ms: int) -> int:
         """Submit one transaction and wait until every live node has it final; return the time."""
