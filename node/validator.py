@@ -14,7 +14,7 @@ calls `work` once per turn while `has_work`. Messages are handled between two pi
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -123,7 +123,10 @@ class Validator:
         self._work: deque[BuildBlock | VerifyBlock] = deque()
         self._awaiting: dict[bytes, _Awaiting] = {}
         """Blocks whose signatures are being checked, by digest."""
-        self._unsynced: deque[tuple[FinalBlock, ...]] = deque()
+        self._unsynced: deque[tuple[tuple[FinalBlock, ...], list[actions.DropTransaction]]] = (
+            deque()
+        )
+        """Blocks whose batch is on its way, and what to say of the mempool once it is there."""
         self._final_places: dict[bytes, FinalBlock] = {}
         """Transactions in final blocks that are not on the disk yet."""
         self._suspects: dict[bytes, Transaction] = {}
@@ -490,15 +493,15 @@ class Validator:
             for each in executed
         )
         self._final_view = max(self._final_view, effect.finalization.proposition.view)
-        self._unsynced.append(blocks)
         self._out.append(actions.CommitBlocks(blocks))
-        for block in blocks:
-            self._clear_mempool(block)
+        dropped = [drop for block in blocks for drop in self._clear_mempool(block)]
+        self._unsynced.append((blocks, dropped))
         self._forget_bodies()
         self._judge_suspects()
         self._pending = None
 
-    def _clear_mempool(self, block: FinalBlock) -> None:
+    def _clear_mempool(self, block: FinalBlock) -> Iterator[actions.DropTransaction]:
+        """Remove what is final or can never be; yield what left without having run."""
         for tx in block.transactions:
             self._final_places[tx.hash] = block
             self._suspects.pop(tx.hash, None)
@@ -507,13 +510,13 @@ class Validator:
             same = bodies[(tx.body.sender, tx.body.tx_id)] == tx.body_hash
             code = Code.OK if same else Code.ID_REUSED
             message = "another envelope with this sender and id became final first"
-            self._out.append(actions.DropTransaction(tx, code, message))
+            yield actions.DropTransaction(tx, code, message)
         for tx in self.mempool.expire(block.header.timestamp_ms):
             message = (
                 f"valid until {tx.body.valid_until_ms} ms, the final block's time is "
                 f"{block.header.timestamp_ms} ms"
             )
-            self._out.append(actions.DropTransaction(tx, Code.EXPIRED, message))
+            yield actions.DropTransaction(tx, Code.EXPIRED, message)
 
     def _forget_bodies(self) -> None:
         """Keep the bytes of blocks that the executor still holds, and no others."""
@@ -538,7 +541,7 @@ class Validator:
                     self._drop(tx, reason)
 
     def _handle_synced(self, given: events.CommitSynced) -> None:
-        blocks = self._unsynced.popleft()
+        blocks, dropped = self._unsynced.popleft()
         top = blocks[-1]
         assert given.height == top.header.height, (given.height, top.header.height)
         self.executor.absorb(top.digest)
@@ -546,6 +549,7 @@ class Validator:
             for tx in block.transactions:
                 self._final_places.pop(tx.hash, None)
         self._out.append(actions.Notify(blocks))
+        self._out += dropped
         self._tell(given)
         if top.header.height == self._epoch_start.height + self._epoch_blocks:
             self._open_epoch()
