@@ -193,6 +193,7 @@ def test_expired_transaction_leaves_the_mempool_with_a_reason() -> None:
     )
     cluster.submit(late, to=["ALFA"])
     settle(cluster, pay(cluster))
+    cluster.run(10)
     dropped = cluster.nodes["ALFA"].dropped
     assert [(d.transaction.hash, d.code) for d in dropped] == [(late.hash, Code.EXPIRED)]
     assert len(cluster.nodes["ALFA"].running.mempool) == 0
