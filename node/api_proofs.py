@@ -1,0 +1,96 @@
+"""Proofs in answers: the documents that a client stores and `atpar verify` checks offline."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from atpar.ledger import reads
+from atpar.ledger.limits import HOUR_MS
+from atpar.ledger.proofs import FinalityProof, ProofFile
+from atpar.ledger.proving import (
+    build_account_proof,
+    build_expiry_proof,
+    build_proof_file,
+    build_receipt_proof,
+    build_solvency_proof,
+)
+from atpar.ledger.records import CURRENT, ID_BUCKETS, PARAMS, hour_key
+from atpar.node.api_http import Call
+from atpar.node.gateway import Placement
+from atpar.node.problems import ApiCode, Problem
+
+MAX_LISTED_IDS: Final = 20_000
+"""Used ids that one expiry proof of the API lists; beyond, it is left out."""
+
+
+def make_receipt_proof(call: Call, place: Placement) -> ProofFile:
+    """Return the proof of what became of an executed transaction."""
+    block = call.reader.get_block(place.height)
+    receipts = call.reader.get_receipts(place.height)
+    assert block is not None, place.height
+    assert receipts is not None, place.height
+    finality = _get_finality(call, place.height)
+    return build_proof_file(build_receipt_proof(block, receipts, place.index, finality))
+
+
+def make_account_proof(call: Call, account: str, held: Sequence[str]) -> ProofFile:
+    """Return the proof of an account's balances in the final state that the call reads.
+
+    An account that holds nothing is proven to hold none of any asset: that shows a neighbour in
+    the tree, so only to those who may read all accounts.
+
+    Raises:
+        Problem: there is nothing that this caller may be shown.
+    """
+    assets: Sequence[str] = held
+    if not held:
+        if call.grant.participants is not None:
+            raise Problem(
+                ApiCode.NOT_PROVABLE, f"{account} holds nothing; its absence shows other accounts"
+            )
+        assets = [code for code, _ in reads.list_assets(call.final.view)]
+    if not assets:
+        raise Problem(ApiCode.NOT_PROVABLE, "the ledger has no asset yet")
+    finality = _get_finality(call, call.final.header.height)
+    return build_proof_file(build_account_proof(call.final.view, account, assets, finality))
+
+
+def make_solvency_proof(call: Call) -> ProofFile:
+    """Return the proof of supply against reserve in the final state that the call reads."""
+    finality = _get_finality(call, call.final.header.height)
+    return build_proof_file(build_solvency_proof(call.final.view, finality))
+
+
+def make_expiry_proof(
+    call: Call, *, sender: str, tx_id: bytes, valid_until_ms: int
+) -> ProofFile | None:
+    """Return the proof that a transaction whose id is unused never was and never will be executed.
+
+    None where the final block's time is not past its window, or too far past it: the ids of an
+    hour are dropped in the end; and where the list is long or shows ids to strangers.
+    """
+    final = call.final
+    params, bucket = (
+        final.view.get(PARAMS, CURRENT),
+        final.view.get(ID_BUCKETS, hour_key(valid_until_ms)),
+    )
+    assert params is not None
+    dropped_ms = (valid_until_ms // HOUR_MS + 1) * HOUR_MS + params.tx_id_retention_ms
+    is_provable = valid_until_ms < final.header.timestamp_ms < dropped_ms
+    is_long = bucket is not None and bucket.count > MAX_LISTED_IDS
+    if not is_provable or is_long or call.grant.participants is not None:
+        return None
+    proof = build_expiry_proof(
+        final.view,
+        sender=sender,
+        tx_id=tx_id,
+        valid_until_ms=valid_until_ms,
+        finality=_get_finality(call, final.header.height),
+    )
+    return None if proof is None else build_proof_file(proof)
+
+
+def _get_finality(call: Call, height: int) -> FinalityProof:
+    path = call.reader.get_finality_path(height)
+    if path is None:
+        raise Problem(ApiCode.NOT_PROVABLE, f"block {height} is the genesis: it has no certificate")
+    return FinalityProof(path.finalization, path.headers)
