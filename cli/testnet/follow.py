@@ -32,7 +32,7 @@ SILENCE_S: Final = 10.0
 """Heartbeat blocks come more often than that."""
 TIMEOUT_S: Final = 5.0
 RETRY_S: Final = 0.1
-PAGE: Final = 1_000
+PAGE: Final = 500
 OK: Final = 200
 
 
