@@ -72,6 +72,8 @@ class VoteWatch:
         if block.header.height == block.finalized_height and block.header.view == view:
             for index in decode_bitmap(block.finalization.signers, len(members)):
                 self._note(members[index].participant, view)
+            # A leader's notarize travels inside its proposal.
+            self._note(block.header.proposer, view)
             self._due.append((self._clock.now_ms() + VOTE_GRACE_MS, view))
         while len(self._due) > MAX_WATCHED_VIEWS:
             self._due.popleft()
