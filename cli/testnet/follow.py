@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from atpar.cli.errors import InternalProblem
 from atpar.cli.testnet.wire import Unreachable, Wire
 from atpar.ledger.blocks import Header, ValidatorKey, ValidatorSetId, compute_digest
 from atpar.ledger.certificates import Finalization, Proposition
@@ -24,6 +25,7 @@ from atpar.ledger.genesis import GenesisDocument, compute_chain_id
 from atpar.ledger.merkle import compute_root
 from atpar.ledger.proofs import FinalityProof, verify_finality
 from atpar.ledger.receipts import Receipt
+from atpar.node.limits import MAX_PAGE_ENTRIES
 
 Sink = Callable[[bytes, int], None]
 """Called with (transaction hash, receipt code) for every transaction of a verified block."""
@@ -32,8 +34,9 @@ SILENCE_S: Final = 10.0
 """Heartbeat blocks come more often than that."""
 TIMEOUT_S: Final = 5.0
 RETRY_S: Final = 0.1
-PAGE: Final = 500
+PAGE: Final = MAX_PAGE_ENTRIES
 OK: Final = 200
+SERVER_ERROR: Final = 500
 
 
 class Follower:
@@ -108,8 +111,13 @@ class Follower:
     async def _get_page(self, wire: Wire, height: int, first: int) -> dict[str, Any]:
         path = f"/v1/blocks/{height}?from={first}&limit={PAGE}"
         answer = await wire.get(path, timeout_s=TIMEOUT_S)
-        if answer.status != OK:
+        if answer.status >= SERVER_ERROR:
             raise Unreachable(f"{wire.url}{path}: HTTP {answer.status}")
+        if answer.status != OK:
+            raise InternalProblem(
+                f"{wire.url}{path}: HTTP {answer.status}, {answer.body[:200]!r}",
+                advice="report it: the node announced this block itself",
+            )
         found: dict[str, Any] = msgspec.msgpack.decode(answer.body)
         return found
 

@@ -97,7 +97,7 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints; its keys are stable."""
-        seconds = max(self.active_s, self.order.duration_s)
+        seconds = max(self.active_s, self.order.duration_s) if self.finalized else math.inf
         return {
             "validators": self.order.validators,
             "profile": self.order.profile,
