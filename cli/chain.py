@@ -39,7 +39,7 @@ def load_chain(state: State) -> Chain:
     except OSError as error:
         raise ConfigurationProblem(
             f"genesis document {path}: {error.strerror}",
-            advice="use --genesis FILE or --home DIR; a node serves its copy at /v1/genesis",
+            advice="use --genesis FILE, or --home DIR of a folder that has one",
         ) from error
     document = parse_genesis(data)
     scales = {asset.asset: asset.scale for asset in document.assets}

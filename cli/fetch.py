@@ -62,7 +62,7 @@ def fetch_all(
     first: dict[str, Any] | None = None
     cursor: str | None = None
     for _ in range(MAX_PAGES):
-        page = fetch(state, path, cursor=cursor, **params)
+        page = fetch(state, path, after=cursor, **params)
         items += page.get(member, [])
         if first is None:
             first = {name: value for name, value in page.items() if name not in (member, "next")}
@@ -92,7 +92,7 @@ def _send(
                     json=body,
                     headers={"Accept": "application/json"},
                 )
-                answer = _read(response)
+                answer = read_answer(response)
             except httpx.InvalidURL as error:
                 raise WrongUsage(
                     f"node {url!r}: {error}", advice="use --node http://H:P"
@@ -112,7 +112,8 @@ def _send(
     )
 
 
-def _read(response: httpx.Response) -> dict[str, Any] | None:
+def read_answer(response: httpx.Response) -> dict[str, Any] | None:
+    """Return the JSON object of an answer, or None if it is none."""
     if len(response.content) > MAX_ANSWER_BYTES:
         return None
     try:

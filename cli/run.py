@@ -16,6 +16,7 @@ import msgspec
 from atpar.cli.context import (
     NODE_FILE,
     State,
+    get_environment_passphrase,
     keys_options,
     node_options,
     output_options,
@@ -29,7 +30,7 @@ from atpar.cli.errors import (
     WrongUsage,
 )
 from atpar.cli.files import read_input, write_new
-from atpar.cli.keyring import KeyRing, ask_passphrase, get_passphrase
+from atpar.cli.keyring import KeyRing, ask_passphrase
 from atpar.cli.output import fields, table
 from atpar.ledger.genesis import Genesis, build_genesis, check_genesis, parse_genesis
 from atpar.node.config import (
@@ -43,7 +44,7 @@ from atpar.node.config import (
     load_config,
     render_config,
 )
-from atpar.node.keystore import read_key
+from atpar.node.keystore import read_key, read_passphrase
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -324,17 +325,25 @@ def run(state: State, /, *, home: Path, passphrase_file: Path | None, **override
     """
     loaded = _load(home, overrides)
     config = loaded.config
-    state.passphrase_file = passphrase_file
-    passphrase = get_passphrase(State(passphrase_file=passphrase_file)) if passphrase_file else None
-    if passphrase is None and config.keys.passphrase_file is None and state.output.is_interactive():
-        passphrase = get_passphrase(state) or ask_passphrase(
-            state, f"Passphrase of {config.keys.vote}"
-        )
     import trio
 
     from atpar.node.service import run_node
 
+    passphrase = _find_passphrase(state, config.keys, passphrase_file)
     trio.run(partial(run_node, config, passphrase=passphrase))
+
+
+def _find_passphrase(state: State, keys: KeysSection, given: Path | None) -> str | None:
+    """Return the vote key's passphrase if a flag names it or a person is there to ask.
+
+    None leaves it to the node: keys.passphrase_file, then ATPAR_PASSPHRASE.
+    """
+    if given is not None:
+        return read_passphrase(given)
+    is_elsewhere = keys.passphrase_file is not None or get_environment_passphrase() is not None
+    if is_elsewhere or not Path(keys.vote).is_file() or not state.output.is_interactive():
+        return None
+    return ask_passphrase(state, f"Passphrase of {keys.vote}")
 
 
 # ---- check

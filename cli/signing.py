@@ -1,0 +1,512 @@
+"""From operations to a final receipt: build the body, show it, sign it, send it, save the proof.
+
+Every command that signs goes through here, so all of them show exactly what will be signed, decoded
+from the very bytes; ask on a terminal unless `--yes`; can write a file for other signers instead of
+sending (`-o`); and report the same way.
+"""
+
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from atpar.cli.chain import Chain, load_chain
+from atpar.cli.context import (
+    DEFAULT_TIMEOUT_S,
+    State,
+    keys_options,
+    node_options,
+    output_options,
+)
+from atpar.cli.describe import describe_body, get_debtors
+from atpar.cli.errors import (
+    ConfigurationProblem,
+    Interrupted,
+    KeystoreProblem,
+    WrongUsage,
+    explain,
+    refused,
+)
+from atpar.cli.fetch import fetch
+from atpar.cli.files import write_new, write_over
+from atpar.cli.keyring import KeyRing, NamedKey
+from atpar.cli.remote import Authority, Principal, compute_authority, make_view
+from atpar.cli.submit import Outcome, Submitter, get_ids
+from atpar.cli.txfile import TxFile
+from atpar.ledger.codec import encode
+from atpar.ledger.codes import MEANINGS, Code
+from atpar.ledger.context import compute_entry_id
+from atpar.ledger.hashing import HashTag, SignKind
+from atpar.ledger.operations import Freeze, Operation, Redeem
+from atpar.ledger.state import View
+from atpar.ledger.transactions import VERSION, Body, Transaction, decode_transaction
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+WINDOW_S: Final = 3_600
+EXCHANGE_WINDOW_S: Final = 60
+"""Of an exchange: whoever signs second holds a free option for as long as the window is open."""
+CLOCK_SKEW_MS: Final = 5_000
+"""A window starts this much in the past, so that a fast clock here is no obstacle."""
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """The options that every signing command has."""
+
+    keys: tuple[str, ...] = ()
+    yes: bool = False
+    out: Path | None = None
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    valid_for_s: int | None = None
+    sender: str | None = None
+    tx_id: str | None = None
+
+
+def signing_options(function: F) -> F:
+    """Add the options of commands that sign; they arrive as one keyword argument `how`."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        how = How(
+            keys=kwargs.pop("key_names"),
+            yes=kwargs.pop("yes"),
+            out=kwargs.pop("out"),
+            timeout_s=kwargs.pop("timeout"),
+            valid_for_s=kwargs.pop("valid_for"),
+            sender=kwargs.pop("sender"),
+            tx_id=kwargs.pop("tx_id"),
+        )
+        return function(*args, how=how, **kwargs)
+
+    wrapper.__name__ = function.__name__
+    wrapper.__doc__ = function.__doc__
+    wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    decorated: Any = wrapper
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    result: F = output_options(node_options(keys_options(decorated)))
+    return result
+
+
+_OPTIONS: Final = (
+    click.option(
+        "--key",
+        "key_names",
+        multiple=True,
+        metavar="NAME",
+        help="Sign with this key; repeat for more (default: the keys here that are needed).",
+    ),
+    click.option("--as", "sender", metavar="ACCOUNT", help="The sending account, if another."),
+    click.option("--yes", is_flag=True, help="Do not ask before signing."),
+    click.option(
+        "-o",
+        "--out",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Write a transaction file for others to sign, instead of sending.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(0.1, 86_400),
+        default=DEFAULT_TIMEOUT_S,
+        show_default=True,
+        help="Seconds to wait until it is final.",
+    ),
+    click.option(
+        "--valid-for",
+        type=click.IntRange(1, 86_395),
+        help="Seconds (default: an hour; a minute for an exchange).",
+    ),
+    click.option("--tx-id", metavar="UUID", help="Idempotency key (default: a fresh one)."),
+)
+
+
+class Session:
+    """One signing command: the chain, what a node knows of it, and the keys at hand."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.chain: Chain = load_chain(state)
+        self.ring = KeyRing(state)
+        self._view: tuple[View, bool] | None = None
+
+    @property
+    def view(self) -> View:
+        """The state to look policies up in: a node's, or the genesis state."""
+        if self._view is None:
+            self._view = make_view(self.state, self.chain)
+        return self._view[0]
+
+    @property
+    def is_online(self) -> bool:
+        """Whether a node answers."""
+        assert self.view is not None
+        return self._view is not None and self._view[1]
+
+    def get_scale(self, asset: str) -> int:
+        """Return an asset's scale: from the genesis document, else from a node.
+
+        Raises:
+            CliError: neither knows it.
+        """
+        if asset not in self.chain.scales:
+            answer = fetch(self.state, f"/v1/assets/{asset}")
+            self.chain.scales[asset] = int(answer["scale"])
+            self.chain.told.add(asset)
+        return self.chain.scales[asset]
+
+    def get_terms(self, asset: str) -> Any:
+        """Return the terms of an asset in force.
+
+        Raises:
+            RefusedByLedger: UNKNOWN_ASSET.
+        """
+        from atpar.ledger.reads import get_asset
+
+        found = get_asset(self.view, asset)
+        if found is None:
+            raise refused("UNKNOWN_ASSET", f"no asset {asset}")
+        return found.terms
+
+    # ---- building
+
+    def build_body(self, sender: str, ops: Sequence[Operation], how: How) -> bytes:
+        """Return the bytes of a new body, checked to be a body.
+
+        Raises:
+            NonCanonical: a value is out of its range.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        tx_id = parse_uuid("--tx-id", how.tx_id) if how.tx_id else uuid.uuid4().bytes
+        body = Body(
+            version=VERSION,
+            chain_id=self.chain.chain_id,
+            sender=how.sender or sender,
+            tx_id=tx_id,
+            valid_from_ms=now_ms - CLOCK_SKEW_MS,
+            valid_until_ms=now_ms,
+            ops=tuple(ops),
+        )
+        window_s = EXCHANGE_WINDOW_S if len(get_debtors(body)) > 1 else WINDOW_S
+        until_ms = now_ms + 1_000 * (how.valid_for_s or window_s)
+        return encode(
+            Body(
+                body.version,
+                body.chain_id,
+                body.sender,
+                body.tx_id,
+                body.valid_from_ms,
+                until_ms,
+                body.ops,
+            )
+        )
+
+    def show(self, body_bytes: bytes) -> None:
+        """Show what a signature of these bytes agrees to, on stderr.
+
+        Raises:
+            NonCanonical: the bytes are not a transaction body.
+        """
+        lines = describe_body(
+            body_bytes,
+            chain_id=self.chain.chain_id,
+            chain_name=self.chain.name,
+            scales=self.chain.scales,
+        )
+        for line in lines:
+            self.state.output.note(line)
+        for asset in sorted(self.chain.told):
+            self.state.output.warn(
+                f"the scale of {asset} is a node's word: it is younger than the genesis document"
+            )
+
+    # ---- signing
+
+    def compute_authority(self, file: TxFile) -> Authority:
+        """Return who must agree to a body, and how far its signatures go."""
+        signers = list(file.signatures)
+        view = self.view
+        return compute_authority(view, file.body, signers, is_current=self.is_online)
+
+    def sign(self, file: TxFile, how: How) -> TxFile:
+        """Return the file with the signatures of the chosen keys, after review and consent.
+
+        Raises:
+            KeystoreProblem: no key here is needed, or one does not open.
+            Interrupted: the person declined.
+        """
+        if file.body.chain_id != self.chain.chain_id:
+            raise refused(
+                "WRONG_CHAIN",
+                f"the transaction is for chain {file.body.chain_id.hex()}, this is"
+                f" {self.chain.chain_id.hex()} ({self.chain.name})",
+            )
+        keys = self.choose_keys(file, how.keys)
+        output = self.state.output
+        self.show(file.body_bytes)
+        output.note(f"signing with {', '.join(key.name for key in keys)}")
+        if not how.yes and output.is_interactive() and not click.confirm("Sign this?", err=True):
+            raise Interrupted("not confirmed: nothing was signed", advice="run it again when ready")
+        signatures = []
+        for key in keys:
+            signer = self.ring.open(key)
+            signature = signer.sign(SignKind.TRANSACTION, file.body.chain_id, file.body_bytes)
+            signatures.append((signer.public_key, signature))
+        return file.add(signatures)
+
+    def choose_keys(self, file: TxFile, names: Sequence[str]) -> list[NamedKey]:
+        """Return the keys to sign with: those named, else as few as the policies still need.
+
+        Raises:
+            KeystoreProblem: none is needed, or none is there.
+        """
+        if names:
+            return [self.ring.find(name) for name in names]
+        authority = self.compute_authority(file)
+        at_hand = {key.public_key: key for key in self.ring.list_usable()}
+        chosen: dict[bytes, NamedKey] = {}
+        for principal in authority.principals:
+            _add_needed(principal, at_hand, chosen, set(file.signatures))
+        if not chosen:
+            wanted = "; ".join(self.describe_missing(each) for each in authority.unmet)
+            raise KeystoreProblem(
+                f"no key in {self.ring.folder} is needed here"
+                + (f": {wanted}" if wanted else ": the signatures are complete"),
+                advice="use --keys DIR of the signer, or --key NAME",
+            )
+        return list(chosen.values())
+
+    def describe_missing(self, principal: Principal) -> str:
+        """Return who can still sign for a principal, by the names of keys where they are known."""
+        names = {key.public_key: key.name for key in self.ring.list_usable()}
+        keys = ", ".join(names.get(entry.key, entry.key.hex()) for entry in principal.policy.keys)
+        return (
+            f"{principal.account} has {principal.weight} of {principal.policy.threshold};"
+            f" its keys: {keys}"
+        )
+
+    def demand_complete(self, file: TxFile) -> None:
+        """Check that every principal's policy is met, as far as can be known here.
+
+        Raises:
+            RefusedByLedger: UNAUTHORISED, naming the keys that are missing.
+        """
+        unmet = self.compute_authority(file).unmet
+        if unmet:
+            error = refused(
+                "UNAUTHORISED",
+                "signatures are missing: " + "; ".join(self.describe_missing(u) for u in unmet),
+                missing=[
+                    {
+                        "account": each.account,
+                        "weight": each.weight,
+                        "threshold": each.policy.threshold,
+                        "keys": [
+                            entry.key.hex()
+                            for entry in each.policy.keys
+                            if entry.key not in file.signatures
+                        ],
+                    }
+                    for each in unmet
+                ],
+            )
+            error.advice = (
+                "sign with more keys (--key), or write a file for the others with -o tx.json:"
+                " they run `atpar tx sign`, then one runs `atpar tx send`"
+            )
+            raise error
+
+    # ---- the two ways to end
+
+    def run(self, sender: str, ops: Sequence[Operation], how: How) -> None:
+        """Build, show, sign, and send or write a file."""
+        file = TxFile(self.build_body(sender, ops, how), {})
+        signed = self.sign(file, how)
+        if how.out is not None:
+            self.write(signed, how.out)
+        else:
+            self.send(signed, how.timeout_s)
+
+    def write(self, file: TxFile, path: Path, *, replace: bool = False) -> None:
+        """Write a transaction file and say who still has to sign."""
+        (write_over if replace else write_new)(path, file.render())
+        authority = self.compute_authority(file)
+        unmet = authority.unmet
+        tx = decode_transaction(file.compute_envelope())
+        lines = [f"{path}: {len(file.signatures)} signatures"]
+        lines += [f"missing: {self.describe_missing(each)}" for each in unmet]
+        lines += [f"unknown here: {reason}" for reason in authority.unknown]
+        if not authority.is_current:
+            lines.append("no node answered: policies are those of the genesis document")
+        complete = not unmet and not authority.unknown
+        lines.append(f"next: atpar tx {'send' if complete else 'sign'} {path}")
+        self.state.output.show(
+            {
+                "file": str(path),
+                "sender": tx.body.sender,
+                "tx_id": tx.body.tx_id.hex(),
+                "body_hash": tx.body_hash.hex(),
+                "signatures": len(file.signatures),
+                "complete": complete,
+                "missing": [each.account for each in unmet],
+                "valid_until_ms": tx.body.valid_until_ms,
+            },
+            lines,
+        )
+
+    def send(self, file: TxFile, timeout_s: float) -> None:
+        """Submit, wait until final, save the proof, report.
+
+        Raises:
+            CliError: as `Submitter.run`; RefusedByLedger also when the receipt says so.
+        """
+        self.demand_complete(file)
+        tx = decode_transaction(file.compute_envelope())
+        folder = self.state.get_receipts_path()
+        pending = folder / f"{tx.body.tx_id.hex()}.pending.json"
+        _make_folder(folder)
+        # The bytes are on disk before they are sent: whatever happens, they can be sent again.
+        write_over(pending, file.render())
+        try:
+            outcome = Submitter(self.state, self.chain, tx, timeout_s=timeout_s).run()
+        except BaseException as error:
+            found = explain(error)
+            if found.exit_code in (7, 130):
+                found.details.setdefault("file", str(pending))
+                self.state.output.note(f"the signed bytes are in {pending}")
+                if found.exit_code == 130:
+                    raise make_interrupted(tx, pending) from error
+            else:
+                pending.unlink(missing_ok=True)
+            raise
+        receipt = folder / f"{tx.body.tx_id.hex()}.json"
+        write_over(receipt, outcome.render())
+        pending.unlink(missing_ok=True)
+        self._report(tx, outcome, receipt)
+
+    def _report(self, tx: Transaction, outcome: Outcome, receipt: Path) -> None:
+        block = outcome.verified.block
+        code = outcome.claim.code_name
+        accepted = (
+            "" if outcome.accepted_ms is None else f"accepted {outcome.accepted_ms:.0f} ms → "
+        )
+        line = (
+            f"{accepted}FINAL #{block.height} in {outcome.final_ms:.0f} ms"
+            f" ({len(block.signers)} of {block.validators} signatures)"
+        )
+        made = find_made(tx)
+        data = {
+            "status": "final",
+            "code": code,
+            **get_ids(tx),
+            "height": block.height,
+            "index": outcome.claim.index,
+            "timestamp_ms": block.timestamp_ms,
+            "accepted_ms": _round(outcome.accepted_ms),
+            "final_ms": _round(outcome.final_ms),
+            "signatures": len(block.signers),
+            "validators": block.validators,
+            "receipt": str(receipt),
+            **made,
+        }
+        if code != Code.OK.name:
+            self.state.output.note(line)
+            meaning = MEANINGS[Code[code]].meaning if code in Code.__members__ else ""
+            where = outcome.claim.receipt.failed_op
+            error = refused(code, f"operation {(where or 0) + 1} was refused: {meaning}", **data)
+            error.details.pop("meaning", None)
+            raise error
+        lines = [line, *(f"{name} {value}" for name, value in made.items()), f"receipt {receipt}"]
+        self.state.output.show(data, lines)
+
+
+def _add_needed(
+    principal: Principal,
+    at_hand: dict[bytes, NamedKey],
+    chosen: dict[bytes, NamedKey],
+    signed: set[bytes],
+) -> None:
+    """Add keys of a principal until its threshold is met, those already chosen counting first."""
+    entries = principal.policy.keys
+    weight = sum(e.weight for e in entries if e.key in signed or e.key in chosen)
+    for entry in sorted(entries, key=lambda e: _name_of(at_hand.get(e.key))):
+        if weight >= principal.policy.threshold:
+            return
+        if entry.key in at_hand and entry.key not in chosen and entry.key not in signed:
+            chosen[entry.key] = at_hand[entry.key]
+            weight += entry.weight
+
+
+def _name_of(key: NamedKey | None) -> str:
+    return key.name if key is not None else ""
+
+
+def find_made(tx: Transaction) -> dict[str, str]:
+    """Return the ids of what a transaction's first redemption and first freeze make."""
+    made: dict[str, str] = {}
+    for index, op in enumerate(tx.body.ops):
+        for kind, tag, name in (
+            (Redeem, HashTag.HOLD, "redemption"),
+            (Freeze, HashTag.FREEZE, "freeze"),
+        ):
+            if isinstance(op, kind) and name not in made:
+                made[name] = compute_entry_id(tag, tx.body.sender, tx.body.tx_id, index).hex()
+    return made
+
+
+def make_interrupted(tx: Transaction, pending: Path) -> Interrupted:
+    """Return the error for an interruption while a transaction was on its way."""
+    return Interrupted(
+        f"interrupted while {tx.body.tx_id.hex()} was on its way: its outcome is unknown",
+        advice=f"atpar tx show {tx.hash.hex()}, or atpar tx send {pending}",
+        file=str(pending),
+        **get_ids(tx),
+    )
+
+
+def parse_uuid(option: str, text: str) -> bytes:
+    """Return the 16 bytes of a UUID typed in any usual form.
+
+    Raises:
+        WrongUsage: it is none.
+    """
+    try:
+        return uuid.UUID(text).bytes
+    except ValueError as error:
+        raise WrongUsage(
+            f"{option} {text!r} is not a UUID", advice=f"such as {uuid.UUID(bytes=_example())}"
+        ) from error
+
+
+def parse_hash(option: str, text: str) -> bytes:
+    """Return the 32 bytes of a hash in hex.
+
+    Raises:
+        WrongUsage: it is none.
+    """
+    from atpar.cli.chain import is_hash
+
+    if not is_hash(text):
+        raise WrongUsage(f"{option} {text!r} is not 64 hex digits", advice="copy it whole")
+    return bytes.fromhex(text)
+
+
+def _example() -> bytes:
+    return uuid.UUID(bytes=secrets.token_bytes(16), version=4).bytes
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationProblem(
+            f"{folder}: {error.strerror}", advice="use --home DIR in a folder you can write to"
+        ) from error
