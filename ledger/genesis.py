@@ -26,7 +26,7 @@ from atpar.ledger.codec import Codec, Wire, encode
 from atpar.ledger.commitment import commit_state
 from atpar.ledger.errors import GenesisInvalid, Refused
 from atpar.ledger.hashing import HashTag, SignKind, compute_hash, compute_sign_bytes
-from atpar.ledger.jsonform import JsonInvalid, from_json, to_json
+from atpar.ledger.jsonform import JsonInvalid, from_json, parse_json, to_json
 from atpar.ledger.keys import verify, verify_possession
 from atpar.ledger.limits import (
     MAX_AMOUNT,
@@ -229,23 +229,11 @@ def parse_genesis(data: bytes) -> GenesisDocument:
         GenesisInvalid: names the field.
     """
     try:
-        value = json.loads(data, object_pairs_hook=_refuse_duplicates)
-        document = from_json(GenesisDocument, value)
+        document = from_json(GenesisDocument, parse_json(data, max_bytes=DOCUMENT.max_bytes))
     except JsonInvalid as error:
         raise GenesisInvalid(error.field or "document", str(error).partition(": ")[2]) from error
-    except (ValueError, RecursionError) as error:
-        raise GenesisInvalid("document", f"not JSON: {error}") from error
     check_genesis(document, sealed=False)
     return document
-
-
-def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise GenesisInvalid(twice, "given twice in one object")
-    return found
 
 
 def render_genesis(document: GenesisDocument) -> bytes:

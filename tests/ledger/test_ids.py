@@ -1,0 +1,98 @@
+"""Transaction ids: retained by hours, dropped whole, removed from the disk a few at a time."""
+
+import pytest
+
+from atpar.ledger import records
+from atpar.ledger.codes import Code
+from atpar.ledger.ids import EMPTY_BUCKET, extend_bucket
+from atpar.ledger.limits import DAY_MS, HOUR_MS
+from atpar.ledger.operations import Void
+from atpar.ledger.reads import get_tx_record
+from atpar.ledger.records import hour_key
+from tests.ledger.world import START_MS, World, make_document, make_params
+
+RETENTION = 2 * DAY_MS
+
+
+@pytest.fixture
+def world() -> World:
+    params = make_params(tx_id_retention_ms=RETENTION, max_window_ms=HOUR_MS)
+    return World(make_document(params=params))
+
+
+def void(world: World, tx_id: bytes, until_ms: int) -> Code:
+    first = max(0, until_ms - HOUR_MS)
+    tx = world.make(Void(), sender="ALFA/main", tx_id=tx_id, window=(first, until_ms))
+    return world.apply(tx)
+
+
+def test_a_bucket_is_the_running_hash_of_its_list(world: World) -> None:
+    until_ms = START_MS + 10
+    for number in range(3):
+        assert void(world, bytes([number] * 16), until_ms) is Code.OK
+    hour = hour_key(until_ms)
+    bucket = EMPTY_BUCKET
+    for _, entry in world.view.scan(records.TX_LISTS, hour):
+        bucket = extend_bucket(bucket, entry)
+    assert bucket.count == 3
+    assert world.view.get(records.ID_BUCKETS, hour) == bucket
+
+
+def test_an_id_is_retained_for_at_least_the_retention_after_its_window(world: World) -> None:
+    tx_id = bytes(16)
+    until_ms = START_MS + HOUR_MS - 1
+    assert void(world, tx_id, until_ms) is Code.OK
+    world.now_ms = START_MS + HOUR_MS + RETENTION - 1
+    assert void(world, tx_id, world.now_ms) is Code.ID_REUSED
+    assert get_tx_record(world.view, "ALFA/main", tx_id) is not None
+    world.now_ms = START_MS + HOUR_MS + RETENTION
+    assert void(world, tx_id, world.now_ms) is Code.OK
+    assert world.view.get(records.ID_BUCKETS, hour_key(until_ms)) is None
+
+
+def test_ids_of_a_dropped_hour_leave_the_disk_in_the_blocks_that_follow(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atpar.ledger.ids.MAX_PURGED_IDS_PER_BLOCK", 2)
+    until_ms = START_MS + 10
+    for number in range(5):
+        assert void(world, bytes([number] * 16), until_ms) is Code.OK
+    world.now_ms = START_MS + HOUR_MS + RETENTION
+    counts = []
+    for _ in range(4):
+        world.block()
+        counts.append(len(list(world.view.scan(records.TX_IDS, b""))))
+    assert counts == [3, 1, 0, 0]
+    assert not list(world.view.scan(records.TX_LISTS, b""))
+    assert not list(world.view.scan(records.PURGES, b""))
+
+
+def test_an_id_in_use_again_survives_the_removal_of_its_old_entry(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atpar.ledger.ids.MAX_PURGED_IDS_PER_BLOCK", 1)
+    until_ms = START_MS + 10
+    for number in (0, 1):
+        assert void(world, bytes([number] * 16), until_ms) is Code.OK
+    world.now_ms = START_MS + HOUR_MS + RETENTION
+    reused = bytes([1] * 16)
+    assert get_tx_record(world.view, "ALFA/main", reused) is not None
+    assert void(world, reused, world.now_ms) is Code.OK
+    for _ in range(3):
+        world.block()
+    record = get_tx_record(world.view, "ALFA/main", reused)
+    assert record is not None
+    assert record.valid_until_ms == START_MS + HOUR_MS + RETENTION
+    assert void(world, reused, world.now_ms + 1) is Code.ID_REUSED
+
+
+def test_several_hours_drop_in_one_block_after_a_long_rest(world: World) -> None:
+    for hour in range(3):
+        world.now_ms = START_MS + hour * HOUR_MS + 1
+        assert void(world, bytes([hour] * 16), world.now_ms) is Code.OK
+    world.advance(30 * DAY_MS)
+    for _ in range(4):
+        world.block()
+    assert not list(world.view.scan(records.ID_BUCKETS, b""))
+    assert not list(world.view.scan(records.TX_IDS, b""))
+    assert world.compute_fresh_root() == world.header.state_root

@@ -1,0 +1,126 @@
+"""Views, overlays and the cache: what is read is what was written last, whatever the layers."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atpar.ledger.records import ID_BUCKETS, TX_IDS, IdBucket, TxRecord
+from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay
+
+KEYS = [b"a", b"aa", b"ab", b"b", b"ba"]
+
+
+def record(number: int) -> IdBucket:
+    return IdBucket(number, bytes(32))
+
+
+Write = tuple[int, bytes, int | None]
+WRITES = st.lists(
+    st.tuples(st.integers(0, 2), st.sampled_from(KEYS), st.none() | st.integers(0, 99)), max_size=20
+)
+
+
+@given(WRITES, st.sampled_from([b"", b"a", b"b", b"c"]))
+def test_layers_read_like_one_dictionary(writes: list[Write], prefix: bytes) -> None:
+    """Layer 0 is on the disk, 1 and 2 are overlays above it."""
+    backing = MemoryBacking()
+    base = Base(backing, cache_records=2)
+    lower, model = Overlay(base), dict[bytes, int]()
+    upper = Overlay(lower)
+    for layer in range(3):
+        disk = Overlay(base)
+        target = (disk, lower, upper)[layer]
+        for wanted, key, number in writes:
+            if wanted != layer:
+                continue
+            if number is None:
+                target.delete(ID_BUCKETS, key)
+                model.pop(key, None)
+            else:
+                target.put(ID_BUCKETS, key, record(number))
+                model[key] = number
+        if layer == 0:
+            backing.apply(disk.encode_writes())
+            base.absorb(disk)
+    expected = {k: record(n) for k, n in sorted(model.items()) if k.startswith(prefix)}
+    assert list(upper.scan(ID_BUCKETS, prefix)) == list(expected.items())
+    for key in KEYS:
+        found = upper.get(ID_BUCKETS, key)
+        assert found == (record(model[key]) if key in model else None)
+    merged = Overlay(base)
+    lower.merge_into(merged)
+    upper.merge_into(merged)
+    assert list(merged.scan(ID_BUCKETS, prefix)) == list(expected.items())
+    backing.apply(merged.encode_writes())
+    assert list(Base(backing).scan(ID_BUCKETS, prefix)) == list(expected.items())
+
+
+@given(WRITES, WRITES)
+def test_rollback_takes_back_everything_since_the_checkpoint(
+    kept: list[Write], undone: list[Write]
+) -> None:
+    overlay = Overlay(Base(MemoryBacking()))
+
+    def write(writes: list[Write]) -> None:
+        for _, key, number in writes:
+            if number is None:
+                overlay.delete(ID_BUCKETS, key)
+            else:
+                overlay.put(ID_BUCKETS, key, record(number))
+
+    write(kept)
+    overlay.checkpoint()
+    before = {section: dict(table) for section, table in overlay.tables.items()}
+    write(undone)
+    overlay.rollback()
+    after = {
+        section: table for section, table in overlay.tables.items() if table or section in before
+    }
+    assert after == before
+    overlay.rollback()
+    assert {s: t for s, t in overlay.tables.items() if t or s in before} == before
+
+
+def test_the_cache_forgets_but_never_lies() -> None:
+    backing = MemoryBacking()
+    base = Base(backing, cache_records=4)
+    for number in range(20):
+        overlay = Overlay(base)
+        overlay.put(ID_BUCKETS, bytes([number % 7]), record(number))
+        backing.apply(overlay.encode_writes())
+        base.absorb(overlay)
+        for key in range(7):
+            data = backing.get(ID_BUCKETS.id, bytes([key]))
+            found = base.get(ID_BUCKETS, bytes([key]))
+            assert (found is None) == (data is None)
+            assert found is None or found.count % 7 == key
+            assert found is None or found.count > number - 7
+
+
+def test_records_read_once_are_not_kept() -> None:
+    backing = MemoryBacking()
+    base = Base(backing)
+    assert base.get(TX_IDS, b"x") is None
+    used = TxRecord(bytes(32), bytes(32), 1, 0, 5)
+    overlay = Overlay(base)
+    overlay.put(TX_IDS, b"x", used)
+    backing.apply(overlay.encode_writes())
+    assert base.get(TX_IDS, b"x") == used
+    base.absorb(overlay)
+    backing.spaces[TX_IDS.id].clear()
+    assert base.get(TX_IDS, b"x") is None
+
+
+def test_tree_nodes_go_through_the_same_layers() -> None:
+    backing = MemoryBacking()
+    base = Base(backing)
+    lower = Overlay(base)
+    lower.nodes[b"n"] = b"one"
+    upper = Overlay(lower)
+    assert upper.get_node(b"n") == b"one"
+    upper.nodes[b"n"] = None
+    assert upper.get_node(b"n") is None
+    backing.apply(lower.encode_writes())
+    assert backing.get(TREE_NODES, b"n") == base.get_node(b"n") == b"one"
+    upper.merge_into(lower)
+    backing.apply(lower.encode_writes())
+    assert base.get_node(b"n") is None
