@@ -59,6 +59,7 @@ class Executor:
         self._blocks: dict[bytes, Executed] = {}
         """Everything executed above the base, parents before children."""
         self._final_digest = digest
+        self._pinned: set[bytes] = set()
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -147,20 +148,25 @@ class Executor:
         self._keep(executed)
         return executed
 
+    def pin(self, digest: bytes) -> None:
+        """Never forget a block before finalisation decides about it: a quorum vouches for it."""
+        self._pinned.add(digest)
+
     def _keep(self, executed: Executed) -> None:
         if executed.digest not in self._blocks and len(self._blocks) >= self._max_blocks:
             self._evict(keep=executed.header.parent)
         self._blocks[executed.digest] = executed
 
     def _evict(self, *, keep: bytes) -> None:
-        """Forget the oldest block that is neither final nor built upon; it can be executed again.
+        """Forget the oldest block that nobody vouched for and nothing was built upon.
 
-        Only leaders whose blocks are never finalised make so many, so any of them will do.
+        It can be executed again. Certified blocks stay whatever their number: consensus bounds how
+        far views may run ahead of finality.
         """
-        parents = {executed.header.parent for executed in self._blocks.values()}
-        parents |= {keep, self._final_digest}
+        needed = {executed.header.parent for executed in self._blocks.values()} | self._pinned
+        needed |= {keep, self._final_digest}
         for digest in self._blocks:
-            if digest not in parents:
+            if digest not in needed:
                 del self._blocks[digest]
                 return
 
@@ -186,6 +192,7 @@ class Executor:
                 kept[key] = executed
                 keep.add(key)
         self._blocks = kept
+        self._pinned &= kept.keys()
         return path
 
     def _is_above(self, executed: Executed) -> bool:

@@ -20,6 +20,7 @@ from typing import assert_never
 
 from atpar.consensus import effects, events
 from atpar.consensus.effects import AlarmKind, BuildBlock, Effect, VerifyBlock
+from atpar.consensus.errors import JournalInvalid
 from atpar.consensus.messages import (
     BlockResponse,
     Message,
@@ -27,7 +28,12 @@ from atpar.consensus.messages import (
     encode_message,
     get_lane,
 )
-from atpar.consensus.records import JournalRecord, encode_record
+from atpar.consensus.records import (
+    CertificateRecord,
+    CertifiedRecord,
+    JournalRecord,
+    encode_record,
+)
 from atpar.consensus.replica import Replica
 from atpar.consensus.types import BlockInfo, EpochStart, Ports, ReplicaConfig, Timing
 from atpar.ledger.authority import check_admission
@@ -44,7 +50,9 @@ from atpar.node import actions
 from atpar.node.actions import Action, Input
 from atpar.node.bodies import Body, BodyCache, VerifiedCache, decode_body, describe
 from atpar.node.datadir import Position, read_next_epoch
+from atpar.node.errors import JournalLost
 from atpar.node.executor import Executor, ParentUnknown, Tip
+from atpar.node.limits import MAX_SPECULATIVE_BLOCKS
 from atpar.node.mempool import Added, Mempool
 from atpar.node.store import FinalBlock
 
@@ -71,12 +79,13 @@ class Progress:
     final_height: int
     """The last final block executed here; its batch may be on its way to the disk."""
     target_height: int
-    """The highest block that a quorum vouches for, as far as this node has heard."""
+    """The highest final block that this node has heard of. While the block itself is not here yet
+    it is an estimate, from the views in between: never less than the true height."""
     epoch: int
     view: int
     leader: str
     is_ready: bool
-    """Following the chain: a quorum is connected and nothing known to be final is missing."""
+    """Following the chain: a quorum was heard from, and nothing known to be final is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +110,11 @@ class Validator:
         records: Sequence[JournalRecord],
         mempool: Mempool,
     ) -> None:
-        """Restore from the store's final position and the journal's records."""
+        """Restore from the store's final position and the journal's records.
+
+        Raises:
+            JournalLost: a record is not of this chain.
+        """
         self.config = config
         self.mempool = mempool
         self.executor = Executor(
@@ -112,8 +125,8 @@ class Validator:
         )
         self.halted: str | None = None
         """Why this node stopped for safety; None while it runs."""
-        self.connected: dict[str, None] = {}
-        """Connected peers, in order of connection."""
+        self.connected: dict[str, bool] = {}
+        """Connected peers -> whether anything was heard from them on this connection."""
         self._epoch_start = position.start
         self._epoch_blocks = position.epoch_blocks
         self._bodies = BodyCache()
@@ -135,24 +148,30 @@ class Validator:
         self._view = effects.EnterView(position.start.epoch, 0, "", position.digest)
         self._pending: bool | None = None
         self._excluded: tuple[bytes, set[bytes]] | None = None
-        self._certified_height = position.header.height
         self._final_view_heard = position.tip.view
         self._final_view = position.tip.view
         self._out: list[Action] = []
         self._now_ms = 0
         self._wall_ms = 0
-        self._replica = Replica(
-            ReplicaConfig(
-                chain_id=config.chain_id,
-                participant=config.participant,
-                epoch_blocks=position.epoch_blocks,
-                timing=config.timing,
-            ),
-            Ports(sign=config.sign, verify=config.verify, decode_block=self._decode_block),
-            start=position.start,
-            tip=position.tip,
-            records=records,
-        )
+        self._replica = self._make_replica(position, records)
+
+    def _make_replica(self, position: Position, records: Sequence[JournalRecord]) -> Replica:
+        config = self.config
+        try:
+            return Replica(
+                ReplicaConfig(
+                    chain_id=config.chain_id,
+                    participant=config.participant,
+                    epoch_blocks=position.epoch_blocks,
+                    timing=config.timing,
+                ),
+                Ports(sign=config.sign, verify=config.verify, decode_block=self._decode_block),
+                start=position.start,
+                tip=position.tip,
+                records=records,
+            )
+        except JournalInvalid as error:
+            raise JournalLost(f"votes.journal: {error}; keep the file and do not vote") from error
 
     # ---- driving
 
@@ -188,7 +207,7 @@ class Validator:
             case events.CommitSynced():
                 self._handle_synced(given)
             case events.PeerConnected():
-                self.connected[given.peer] = None
+                self.connected[given.peer] = False
                 self._tell(given)
             case events.PeerDisconnected():
                 self.connected.pop(given.peer, None)
@@ -261,20 +280,17 @@ class Validator:
         """How far this node is."""
         final_height = self.executor.final.header.height
         voters = self._epoch_start.validators
-        heard = sum(1 for code in voters.indexes if code in self.connected)
+        heard = sum(self.connected.get(code, False) for code in voters.indexes)
         heard += self.config.participant in voters.indexes
+        unknown_views = max(0, self._final_view_heard - self._final_view)
         return Progress(
             height=self.executor.base_height,
             final_height=final_height,
-            target_height=max(final_height, self._certified_height),
+            target_height=final_height + unknown_views,
             epoch=self._view.epoch,
             view=self._view.view,
             leader=self._view.leader,
-            is_ready=(
-                self.halted is None
-                and heard >= voters.quorum
-                and self._final_view >= self._final_view_heard
-            ),
+            is_ready=(self.halted is None and heard >= voters.quorum and not unknown_views),
         )
 
     def find_final(self, tx_hash: bytes) -> FinalBlock | None:
@@ -297,6 +313,8 @@ class Validator:
             name = type(message).__name__
             self._out.append(actions.DropPeer(frame.peer, f"{name} on the {frame.lane.name} lane"))
             return
+        if frame.peer in self.connected:
+            self.connected[frame.peer] = True
         self._tell(events.MessageReceived(frame.peer, message))
 
     def _decode_block(self, data: bytes) -> BlockInfo | None:
@@ -359,11 +377,14 @@ class Validator:
         self._out.append(actions.Halt(kind, message))
 
     def _note_record(self, record: JournalRecord) -> None:
-        """Remember the highest finalization heard of: what `is_ready` waits for."""
-        certificate = getattr(record, "certificate", None)
-        if isinstance(certificate, Finalization):
-            view = certificate.proposition.view
-            self._final_view_heard = max(self._final_view_heard, view)
+        """Remember what a quorum vouches for: a final view, or a certified block."""
+        match record:
+            case CertificateRecord(Finalization(proposition)):
+                self._final_view_heard = max(self._final_view_heard, proposition.view)
+            case CertifiedRecord(proposition):
+                self.executor.pin(proposition.digest)
+            case _:
+                pass
 
     def _serve_block(self, effect: effects.ServeBlock) -> None:
         block = self._block_bytes.get(effect.request.digest)
@@ -376,12 +397,13 @@ class Validator:
 
     def _build(self, task: BuildBlock) -> None:
         try:
+            self._restore_parent(task.parent)
             executed = self._build_block(task)
-        except ParentUnknown:
+        except (ParentUnknown, BlockInvalid):
             self._tell(events.BuildFailed(task.view))
             return
         block = encode(executed.block)
-        self._block_bytes[executed.digest] = block
+        self._keep_bytes(executed.digest, block)
         info = describe(executed.header, executed.digest)
         self._tell(events.BlockBuilt(task.view, info, block))
 
@@ -455,6 +477,7 @@ class Validator:
     def _execute(self, task: VerifyBlock, body: Body) -> None:
         assert body.transactions is not None
         try:
+            self._restore_parent(body.block.header.parent)
             self.executor.verify(task.proposition.digest, body.block, body.transactions)
         except BlockInvalid as error:
             self._out.append(
@@ -464,11 +487,26 @@ class Validator:
             return
         self._answer(task, is_valid=True)
 
+    def _restore_parent(self, digest: bytes) -> None:
+        """Execute again what was forgotten to make room, from the oldest on."""
+        missing: list[Body] = []
+        while digest not in self.executor:
+            data = self._block_bytes.get(digest)
+            if data is None:
+                raise ParentUnknown(f"block {digest.hex()[:16]} is not executed here")
+            body = decode_body(data, chain_id=self.config.chain_id, mempool=self.mempool)
+            assert body is not None, "it was a block when it was executed"
+            missing.append(body)
+            digest = body.info.parent
+        for body in reversed(missing):
+            assert body.transactions is not None
+            self.executor.verify(body.info.digest, body.block, body.transactions)
+
     def _answer(self, task: VerifyBlock, *, is_valid: bool) -> None:
         if is_valid:
-            self._block_bytes[task.proposition.digest] = task.block
+            self._keep_bytes(task.proposition.digest, task.block)
             if task.cause is not effects.Cause.PROPOSED:
-                self._certified_height = max(self._certified_height, task.info.height)
+                self.executor.pin(task.proposition.digest)
         self._tell(events.BlockVerdict(task.proposition, is_valid))
 
     # ---- finality
@@ -517,6 +555,11 @@ class Validator:
                 f"{block.header.timestamp_ms} ms"
             )
             yield actions.DropTransaction(tx, Code.EXPIRED, message)
+
+    def _keep_bytes(self, digest: bytes, block: bytes) -> None:
+        self._block_bytes[digest] = block
+        if len(self._block_bytes) > 2 * MAX_SPECULATIVE_BLOCKS:
+            self._forget_bodies()
 
     def _forget_bodies(self) -> None:
         """Keep the bytes of blocks that the executor still holds, and no others."""
