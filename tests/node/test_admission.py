@@ -1,0 +1,193 @@
+"""Admission: each refusal with its own code, nothing verified twice, nothing forged let in."""
+
+from collections.abc import Sequence
+
+import trio
+
+from atpar.ledger.codes import Code
+from atpar.ledger.limits import MAX_TRANSACTION_BYTES
+from atpar.ledger.transactions import Transaction, encode_envelope
+from atpar.node.admission import Admission, Outcome, Result
+from atpar.node.mempool import Added, Mempool
+from atpar.node.metrics import Metrics
+from atpar.node.verifier import Priority, Verifier
+from tests.ledger.world import HOUR_MS, World, transfer
+
+
+class Desk:
+    """An admission over the test world, with everything that it counts on."""
+
+    def __init__(self, *, max_count: int = 100, max_signatures: int = 1_000) -> None:
+        self.world = World()
+        self.mempool = Mempool(max_count=max_count)
+        self.metrics = Metrics()
+        self.verifier = Verifier(workers=0, metrics=self.metrics, max_signatures=max_signatures)
+        self.admitted: list[Transaction] = []
+        self.admission = Admission(
+            chain_id=self.world.chain_id,
+            get_final=lambda: self.world.view,
+            admit=self.admit,
+            mempool=self.mempool,
+            verifier=self.verifier,
+            get_wall_ms=lambda: self.world.now_ms,
+        )
+
+    def admit(self, transactions: Sequence[Transaction]) -> list[Added]:
+        self.admitted += transactions
+        return [self.mempool.add(tx) for tx in transactions]
+
+    async def submit(self, *envelopes: bytes) -> list[Outcome]:
+        return await self.admission.admit(envelopes, Priority.CLIENTS)
+
+    async def submit_one(self, envelope: bytes) -> Outcome:
+        (outcome,) = await self.submit(envelope)
+        return outcome
+
+    def pay(self, amount: int = 5, **given: object) -> Transaction:
+        op = transfer("ALFA/main", "BRVO/main", amount)
+        return self.world.make(op, sender="ALFA/main", **given)  # type: ignore[arg-type]
+
+    def count_verified(self) -> int:
+        name = "atpar_verify_batch_size_sum"
+        found = self.metrics.registry.get_sample_value(name, {"priority": "clients"})
+        return int(found or 0)
+
+
+async def test_good_transaction_is_admitted_with_its_own_hash() -> None:
+    desk = Desk()
+    tx = desk.pay()
+    outcome = await desk.submit_one(tx.raw)
+    assert (outcome.result, outcome.first) == (Result.ADMITTED, tx.hash)
+    assert desk.mempool.get(tx.hash) is desk.admitted[0]
+
+
+async def test_each_refusal_has_its_own_code() -> None:
+    desk = Desk()
+    now = desk.world.now_ms
+    good = desk.pay()
+    pair = (good.signatures[0].key, bytes(64))
+    cases = {
+        Code.TOO_LARGE: bytes(MAX_TRANSACTION_BYTES + 1),
+        Code.NON_CANONICAL: good.raw + b"\0",
+        Code.UNSUPPORTED_VERSION: desk.pay(version=2).raw,
+        Code.WRONG_CHAIN: desk.pay(chain_id=bytes(32)).raw,
+        Code.NO_OPERATIONS: desk.world.make(sender="ALFA/main").raw,
+        Code.WINDOW_INVALID: desk.pay(window=(now, now + 48 * HOUR_MS)).raw,
+        Code.NOT_YET_VALID: desk.pay(window=(now + 1, now + 2)).raw,
+        Code.EXPIRED: desk.pay(window=(now - 2, now - 1)).raw,
+        Code.AMOUNT_RANGE: desk.pay(0).raw,
+        Code.UNKNOWN_ACCOUNT: desk.world.make(
+            transfer("ALFA/gone", "BRVO/main", 5), sender="ALFA/gone", keys=["ALFA-m1"]
+        ).raw,
+        Code.BAD_SIGNATURE: encode_envelope(good.body_bytes, [pair]),
+        Code.UNAUTHORISED: encode_envelope(good.body_bytes, []),
+    }
+    for code, raw in cases.items():
+        outcome = await desk.submit_one(raw)
+        assert (outcome.result, outcome.code) == (Result.REFUSED, code), outcome.message
+    assert desk.admitted == []
+    assert len(desk.mempool) == 0
+
+
+async def test_one_bad_envelope_spoils_no_other_of_its_batch() -> None:
+    desk = Desk()
+    good = [desk.pay() for _ in range(40)]
+    forged = encode_envelope(good[0].body_bytes, [(good[0].signatures[0].key, bytes(64))])
+    raws = [tx.raw for tx in good]
+    outcomes = await desk.submit(b"junk", *raws[:20], forged, *raws[20:])
+    results = [outcome.result for outcome in outcomes]
+    assert results.count(Result.ADMITTED) == 40
+    assert [i for i, result in enumerate(results) if result is Result.REFUSED] == [0, 21]
+    assert [tx.hash for tx in desk.admitted] == [tx.hash for tx in good]
+
+
+async def test_same_envelope_again_is_known_and_costs_no_signature_check() -> None:
+    desk = Desk()
+    tx = desk.pay()
+    await desk.submit_one(tx.raw)
+    verified = desk.count_verified()
+    outcome = await desk.submit_one(tx.raw)
+    assert (outcome.result, outcome.first) == (Result.KNOWN, tx.hash)
+    assert desk.count_verified() == verified
+    assert len(desk.admitted) == 1
+
+
+async def test_copies_in_one_batch_are_checked_once_and_answered_alike() -> None:
+    desk = Desk()
+    tx = desk.pay()
+    outcomes = await desk.submit(tx.raw, tx.raw, tx.raw)
+    assert {outcome.result for outcome in outcomes} == {Result.ADMITTED}
+    assert desk.count_verified() == len(tx.signatures)
+    assert len(desk.admitted) == 1
+
+
+async def test_executed_id_answers_with_the_first_envelope() -> None:
+    desk = Desk()
+    tx = desk.pay()
+    desk.world.block(tx)
+    again = await desk.submit_one(tx.raw)
+    assert (again.result, again.first) == (Result.KNOWN, tx.hash)
+    other = desk.pay(6, tx_id=tx.body.tx_id)
+    refused = await desk.submit_one(other.raw)
+    assert (refused.result, refused.code) == (Result.REFUSED, Code.ID_REUSED)
+
+
+async def test_pending_id_with_another_body_is_refused() -> None:
+    desk = Desk()
+    tx = desk.pay()
+    await desk.submit_one(tx.raw)
+    other = await desk.submit_one(desk.pay(6, tx_id=tx.body.tx_id).raw)
+    assert (other.result, other.code) == (Result.REFUSED, Code.ID_REUSED)
+
+
+async def test_transaction_that_became_final_during_its_check_is_known() -> None:
+    desk = Desk()
+    tx = desk.pay()
+
+    async def finalise() -> None:
+        desk.world.block(tx)
+
+    outcomes: list[Outcome] = []
+
+    async def submit() -> None:
+        outcomes.append(await desk.submit_one(tx.raw))
+
+    desk.admission._admit = lambda transactions: [Added.DUPLICATE for _ in transactions]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(submit)
+        nursery.start_soon(finalise)
+    assert (outcomes[0].result, outcomes[0].first) == (Result.KNOWN, tx.hash)
+
+
+async def test_full_mempool_refuses_before_any_signature_is_checked() -> None:
+    desk = Desk(max_count=4)
+    outcomes = await desk.submit(*(desk.pay().raw for _ in range(2)))
+    assert [outcome.result for outcome in outcomes] == [Result.ADMITTED] * 2
+    verified = desk.count_verified()
+    full = await desk.submit_one(desk.pay().raw)
+    assert (full.result, full.code) == (Result.NO_ROOM, Code.MEMPOOL_FULL)
+    assert desk.count_verified() == verified
+
+
+async def test_stopped_verifier_refuses_for_now() -> None:
+    desk = Desk()
+    desk.verifier._is_stopped = True
+    outcome = await desk.submit_one(desk.pay().raw)
+    assert (outcome.result, outcome.code) == (Result.NO_ROOM, Code.NOT_READY)
+    assert desk.admitted == []
+
+
+async def test_batch_lets_other_tasks_run() -> None:
+    desk = Desk()
+    turns = []
+
+    async def other() -> None:
+        while True:
+            turns.append(1)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        await desk.submit(*(desk.pay().raw for _ in range(64)))
+        nursery.cancel_scope.cancel()
+    assert len(turns) >= 4
