@@ -7,7 +7,7 @@ crashes. `Cluster.check` runs after every event: no two nodes ever finalise diff
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,13 +20,13 @@ from atpar.node import actions
 from atpar.node.actions import Action, Input
 from atpar.node.datadir import decode_records, make_first_records, make_opening, read_position
 from atpar.node.journal import Journal, create_journal, open_journal
-from atpar.node.kv import MemoryKeyValue
+from atpar.node.kv import MemoryKeyValue, Write
 from atpar.node.mempool import Added, Mempool
 from atpar.node.serving import answer
 from atpar.node.store import FinalBlock, Store, write_genesis
 from atpar.node.validator import Validator, ValidatorConfig
 from tests.ledger.world import START_MS, World, key_of, public
-from tests.node.disks import FakeDisk
+from tests.node.disks import FakeDisk, PowerLost
 
 PATH = Path("/data/votes.journal")
 
@@ -69,6 +69,24 @@ class Node:
         return Store(self.engine).position.height
 
 
+class CrashingKeyValue(MemoryKeyValue):
+    """A store whose machine loses power at a chosen batch, before or after it took effect."""
+
+    def __init__(self, values: dict[bytes, bytes], *, crash_at: int, keeps: bool) -> None:
+        super().__init__(values)
+        self.crash_at = crash_at
+        self.keeps = keeps
+        self.batches = 0
+
+    def write(self, batch: Iterable[Write]) -> None:
+        number, self.batches = self.batches, self.batches + 1
+        crashes = number == self.crash_at
+        if not crashes or self.keeps:
+            super().write(batch)
+        if crashes:
+            raise PowerLost
+
+
 class Cluster:
     """Nodes and the network between them."""
 
@@ -92,6 +110,8 @@ class Cluster:
         self.events: list[tuple[int, int, Callable[[], None]]] = []
         self.counter = 0
         self.cuts: set[tuple[str, str]] = set()
+        self.crash_tail: int | None = 0
+        """Bytes of an unsynced append that survive when a disk loses power by itself."""
         self.chain: dict[int, bytes] = {}
         """height -> digest, as first finalised by anybody."""
         self.nodes = {code: self._make_node(code) for code in codes}
@@ -181,6 +201,7 @@ class Cluster:
             node = self.nodes[code]
             node.validator = node.store = node.journal = None
             node.disk = node.disk.survive(tail=tail)
+            node.engine = MemoryKeyValue(node.engine.values)
             for other in self.nodes.values():
                 if other.is_up:
                     self._put(other, PeerDisconnected(code))
@@ -233,7 +254,11 @@ class Cluster:
         assert node.journal is not None
         delay = 0
         if records:
-            node.journal.append(records)
+            try:
+                node.journal.append(records)
+            except PowerLost:
+                self.crash(node.code, tail=self.crash_tail)
+                return
             delay = self.fsync_ms
         node.is_busy = delay > 0
         boot = node.boots
@@ -312,7 +337,11 @@ class Cluster:
         def write() -> None:
             if node.is_up and node.boots == boot:
                 assert node.store is not None
-                node.store.commit(action.blocks)
+                try:
+                    node.store.commit(action.blocks)
+                except PowerLost:
+                    self.crash(node.code, tail=self.crash_tail)
+                    return
                 self._put(node, CommitSynced(action.blocks[-1].header.height))
 
         self.after(self.commit_ms, write)

@@ -20,7 +20,7 @@ from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
 from atpar.ledger.hashing import SignKind
 from atpar.ledger.merkle import compute_root
-from atpar.ledger.records import BALANCES, balance_key
+from atpar.ledger.records import BALANCES, NO_BALANCE, balance_key
 from atpar.ledger.state import MemoryBacking
 from atpar.ledger.transactions import Transaction, decode_transaction, encode_envelope
 from atpar.node import actions
@@ -28,7 +28,7 @@ from atpar.node.executor import Executor
 from atpar.node.mempool import Added
 from atpar.node.store import Store
 from tests.ledger.world import HKD, key_of, transfer
-from tests.node.cluster import Cluster, Node
+from tests.node.cluster import Cluster, CrashingKeyValue, Node
 
 CODES = ("ALFA", "BRVO", "CHRL", "DLTA")
 
@@ -349,6 +349,117 @@ def test_journal_is_rewritten_without_what_is_committed() -> None:
     cluster.start()
     settle(cluster, pay(cluster))
     check_votes(cluster)
+
+
+# ---- disks that fail at every step
+
+
+def run_with_a_victim(cluster: Cluster, victim: Node) -> None:
+    """Pay while the victim's disk stops it; then bring it back and see that all agree."""
+    for _ in range(12):
+        cluster.submit(pay(cluster))
+        cluster.run(60)
+        if not victim.is_up:
+            break
+    assert not victim.is_up, "the disk was to stop it"
+    cluster.run(200)
+    victim.disk.cut_at = None
+    cluster.start(victim.code)
+    settle(cluster, pay(cluster), within_ms=10_000)
+    cluster.run(500)
+    assert len(cluster.state_roots()) == 1
+    assert victim.halt is None
+    assert not victim.alarms
+    check_votes(cluster)
+
+
+@pytest.mark.parametrize("tail", [0, 1, 25, None])
+@pytest.mark.parametrize("step", range(24))
+def test_power_cut_at_every_journal_write_and_fsync(step: int, tail: int | None) -> None:
+    cluster = make_cluster(funded=False)
+    cluster.run(500)
+    cluster.crash_tail = tail
+    victim = cluster.nodes["BRVO"]
+    victim.disk.cut_at = victim.disk.steps + step
+    run_with_a_victim(cluster, victim)
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("step", range(4))
+def test_power_cut_before_and_after_every_commit(step: int, keeps: bool) -> None:
+    cluster = make_cluster(funded=False)
+    cluster.run(500)
+    victim = cluster.nodes["CHRL"]
+    assert victim.store is not None
+    victim.engine = CrashingKeyValue(victim.engine.values, crash_at=step, keeps=keeps)
+    victim.store._engine = victim.engine
+    run_with_a_victim(cluster, victim)
+
+
+def test_power_cut_of_all_at_the_same_commit_is_made_up_from_journals() -> None:
+    for keeps in (False, True):
+        cluster = make_cluster()
+        for node in cluster.nodes.values():
+            assert node.store is not None
+            node.engine = CrashingKeyValue(node.engine.values, crash_at=1, keeps=keeps)
+            node.store._engine = node.engine
+        payments = [pay(cluster) for _ in range(6)]
+        for tx in payments:
+            cluster.submit(tx)
+            cluster.run(60)
+        assert not any(node.is_up for node in cluster.nodes.values())
+        before = {block.digest for node in cluster.nodes.values() for block in node.finals}
+        cluster.start()
+        settle(cluster, pay(cluster), within_ms=10_000)
+        for node in cluster.nodes.values():
+            store = Store(node.engine)
+            assert all(store.find_height(digest) is not None for digest in before)
+        check_votes(cluster)
+
+
+# ---- divergence
+
+
+def test_node_whose_state_differs_halts_and_the_others_go_on() -> None:
+    cluster = make_cluster()
+    cluster.crash("DLTA")
+    sick = cluster.nodes["DLTA"]
+    key = b"s" + bytes((BALANCES.id,)) + balance_key(HKD, "ALFA/main")
+    sick.engine.values[key] = encode(replace(NO_BALANCE, posted=5))
+    cluster.start("DLTA")
+    cluster.run(500)
+    others = [node for node in cluster.nodes.values() if node is not sick]
+    tx = pay(cluster, 7)
+    cluster.submit(tx)
+    assert cluster.run(
+        5_000, until=lambda: all(cluster.find_final(n.code, tx) is not None for n in others)
+    )
+    cluster.run(2_000)
+    assert sick.halt is not None
+    assert "divergence" in sick.halt.kind
+    assert not sick.running.progress.is_ready
+    assert sick.running.deadline_ms is None
+    mark = len(sick.sent)
+    cluster.submit(pay(cluster))
+    cluster.run(2_000)
+    assert len(sick.sent) == mark
+
+
+def test_node_is_not_ready_before_it_heard_how_far_the_chain_is() -> None:
+    cluster = make_cluster(latency_ms=(50, 50))
+    cluster.crash("DLTA")
+    for _ in range(5):
+        settle(cluster, pay(cluster), within_ms=20_000)
+    cluster.start("DLTA")
+    node = cluster.nodes["DLTA"]
+    target = cluster.nodes["ALFA"].height
+    seen_ready_behind = False
+    while node.height < target:
+        cluster.run(1)
+        ready = node.running.progress.is_ready
+        seen_ready_behind |= ready and node.running.progress.final_height < target
+        assert cluster.now_ms < 100_000
+    assert not seen_ready_behind
 
 
 # ---- hostile peers
