@@ -52,6 +52,10 @@ class CatchUp:
         at = members.index(self._me) + 1 if self._me in members else 0
         self._members = tuple(peer for peer in (*members[at:], *members[:at]) if peer != self._me)
         self._epoch = epoch
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every need."""
         self._bodies.clear()
         self._certificates = self._sync = None
 

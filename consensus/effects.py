@@ -18,8 +18,7 @@ before or after, in the order given. A vote that awaits its fsync already counts
     ReportEvidence -            store it, show it, raise the alarm
     RaiseAlarm     -            log, metric, event
     Halt           -            safety stop: nothing more is to be sent, ever; exit code 8
-    EnterView      -            for metrics, PendingChanged, and sending pending transactions to
-                                the leader first
+    EnterView      PendingChanged; and send pending transactions to the leader first
 """
 
 from dataclasses import dataclass
@@ -178,7 +177,7 @@ class Halt:
 
 @dataclass(frozen=True, slots=True)
 class EnterView:
-    """The replica entered a view. A notice, nothing to answer."""
+    """The replica entered a view, or its parent changed. Answer with a PendingChanged."""
 
     epoch: int
     view: int

@@ -51,10 +51,11 @@ class Ticked:
 class PendingChanged:
     """Whether a block on top of the current parent would carry a transaction.
 
-    Count what is in the mempool and not in a block between the final tip and
-    `ViewEntered.parent` (the highest certified block): counting what is already in a notarized
-    block would keep an idle chain busy, not counting what was in an abandoned one would lose it.
-    Re-evaluate on ViewEntered, on arrival, on Commit. Repeating the same value is harmless.
+    Count what is in the mempool and not in a block between the final tip and `EnterView.parent`
+    (the highest certified block): counting what is already in a notarized block would keep an idle
+    chain busy, not counting what was in an abandoned one would lose it. Every EnterView makes it
+    unknown, and so false: tell it again then, and whenever it changes (arrival, Commit). Repeating
+    the same value is harmless.
     """
 
     pending: bool

@@ -157,17 +157,17 @@ class Replica:
     @property
     def final_view(self) -> int:
         """The highest view known to be final."""
-        return self._engine.final_view
+        return self._engine.chain.view
 
     @property
     def finalization(self) -> Finalization | None:
         """The highest finalization known, in this epoch; None at its start."""
-        return self._engine.finalization
+        return self._engine.chain.finalization
 
     @property
     def tip(self) -> Tip:
         """The last block handed over in a Commit."""
-        return self._engine.tip
+        return self._engine.chain.tip
 
     @property
     def gate_state(self) -> GateState:
@@ -187,14 +187,12 @@ class Replica:
     @property
     def leader(self) -> str:
         """Participant code of the current view's leader."""
-        engine = self._engine
-        return engine.validators.members[engine.get_leader(engine.view)].participant
+        return self._engine.get_leader_name(self._engine.view)
 
     @property
     def is_catching_up(self) -> bool:
         """Whether final blocks are known that are not committed here yet."""
-        engine = self._engine
-        return engine.tip.digest != engine.final_digest or engine.ahead is not None
+        return not self._engine.chain.is_whole or self._engine.ahead is not None
 
     # ---- driving ---------------------------------------------------------------------------
 
@@ -347,16 +345,16 @@ class Replica:
     def _cross(self, start: EpochStart) -> None:
         """Begin the next epoch on its boundary block."""
         before = self._engine
-        if start.epoch <= before.epoch or start.digest != before.tip.digest:
+        if start.epoch <= before.epoch or start.digest != before.chain.tip.digest:
             return
         is_syncing = before.ahead
         was_open = before.gate.state is GateState.OPEN
-        self._farewell = before.tip.finalization
+        self._farewell = before.chain.tip.finalization
         tip = Tip(start.digest, start.height, start.timestamp_ms, None)
         self._is_opened, self._is_lost, self._opens_now = True, False, False
         state = GateState.OPEN if was_open and is_syncing is None else GateState.ASKING
         self._answered.clear()
-        self._run.clear()
+        self._forget_run()
         self._engine = engine = self._build_engine(start, tip, state)
         engine.now_ms, engine.wall_ms = self._now_ms, self._wall_ms
         engine.is_pending = before.is_pending
@@ -414,7 +412,7 @@ class Replica:
             if not is_mine:
                 self._out.append(DropPeer(peer, f"a vote in view {body.view} that is not ours"))
                 return
-            engine.close_gate(f"{type(vote).__name__} in view {body.view}, held by {peer}")
+            engine.book.close_gate(f"{type(vote).__name__} in view {body.view}, held by {peer}")
             return
         self._answered.add(peer)
         if len(self._answered) >= engine.validators.quorum - 1:
@@ -475,7 +473,7 @@ class Replica:
         if self._farewell is not None and epoch == engine.epoch - 1:
             engine.heal(peer, self._farewell)
         else:
-            engine.heal(peer, VotesResponse(engine.epoch, (), engine.finalization))
+            engine.heal(peer, VotesResponse(engine.epoch, (), engine.chain.finalization))
         return False
 
     def _take_certificate(self, peer: PeerId, certificate: Certificate) -> bool:
@@ -497,7 +495,7 @@ class Replica:
                 else:
                     self._out.append(Send(peer, BlockResponse(digest, body.data)))
             case CertificatesRequest(epoch, first_view):
-                if self._is_current(peer, request, epoch):
+                if epoch == engine.epoch or self._is_current(peer, request, epoch):
                     held = tuple(engine.get_certificates(first_view))
                     self._out.append(Send(peer, CertificatesResponse(held)))
             case SyncRequest():
@@ -506,9 +504,10 @@ class Replica:
                 if epoch > engine.epoch:
                     self._is_current(peer, request, epoch)
                 index = engine.validators.get_index(peer)
-                votes = [] if index is None else engine.get_votes_of(index)
+                votes = [] if index is None else engine.book.get_votes_of(index)
                 bounded = tuple(votes[:MAX_VOTES_PER_ANSWER])
-                response = VotesResponse(engine.epoch, bounded, engine.finalization)
+                final = engine.chain.finalization
+                response = VotesResponse(engine.epoch, bounded, final)
                 self._out.append(Send(peer, response))
             case _:
                 assert_never(request)
@@ -535,42 +534,38 @@ class Replica:
         expected = self._catchup.get_sync_height(peer)
         if expected is None or expected != response.first_height or engine.is_closed:
             return
-        if not response.blocks:
-            if self._catchup.refuse_sync(peer, self._now_ms):
-                engine.look_ahead(None)
-            return
-        if engine.tip.height + 1 + len(self._run) != expected:
-            self._run.clear()
-            self._run_bytes = 0
-        run = self._read_run(peer, response)
+        if engine.chain.tip.height + 1 + len(self._run) != expected:
+            self._forget_run()
+        run = self._read_run(peer, response) if response.blocks else None
         if run is None:
-            self._run.clear()
-            self._run_bytes = 0
-            self._catchup.refuse_sync(peer, self._now_ms)
+            self._forget_run()
+            is_vain = self._catchup.refuse_sync(peer, self._now_ms)
+            engine.note_range(None if is_vain else engine.ahead)
             return
         self._run += run
         self._run_bytes += sum(len(block) for _, block in run)
-        finalization = response.finalization
-        if finalization is None:
-            if self._run_bytes > MAX_PENDING_RUN_BYTES:
-                self._run.clear()
-                self._run_bytes = 0
-                self._catchup.refuse_sync(peer, self._now_ms)
-            else:
-                engine.look_ahead(peer, len(self._run))
-            return
-        for info, block in self._run:
-            engine.add_body(info, block)
+        if response.finalization is not None:
+            for info, block in self._run:
+                engine.add_body(info, block)
+            self._forget_run()
+            engine.take_run(response.finalization)
+        elif self._run_bytes > MAX_PENDING_RUN_BYTES:
+            self._forget_run()
+            self._catchup.refuse_sync(peer, self._now_ms)
+            engine.note_range(engine.ahead)
+        else:
+            engine.note_range(peer, len(self._run))
+
+    def _forget_run(self) -> None:
         self._run.clear()
         self._run_bytes = 0
-        engine.take_run(finalization)
 
     def _read_run(
         self, peer: PeerId, response: SyncResponse
     ) -> list[tuple[BlockInfo, bytes]] | None:
         """Return the blocks of a range answer, linked to what is here, or None if they are not."""
         engine = self._engine
-        digest = self._run[-1][0].digest if self._run else engine.tip.digest
+        digest = self._run[-1][0].digest if self._run else engine.chain.tip.digest
         height = response.first_height
         run: list[tuple[BlockInfo, bytes]] = []
         for block in response.blocks:

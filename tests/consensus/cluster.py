@@ -355,6 +355,7 @@ class Node:
                 cluster.note_halt(self, effect)
             case EnterView():
                 self.views_entered.append(effect)
+                self._last_pending = False
 
     def _check_persisted(self, message: Message) -> None:
         """Every vote that leaves stands in the journal of this node, byte for byte."""
