@@ -89,11 +89,11 @@ async def run_node(
         ConfigInvalid, GenesisInvalid: what it was told contradicts itself.
     """
     stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_watch_signals, stop)
-        with _single_fault():
+    with _single_fault():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch_signals, stop)
             await serve_node(config, stop=stop, passphrase=passphrase, task_status=task_status)
-        nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
 
 
 async def _watch_signals(stop: trio.Event) -> None:
@@ -119,8 +119,12 @@ async def serve_node(
         position = _start_logging(config, files)
         setup = open_setup(config, files, passphrase=passphrase)
         node = _Node(config, setup, position)
-        with _single_fault():
-            await node.run(stop, task_status)
+        try:
+            with _single_fault():
+                await node.run(stop, task_status)
+        except NodeError as fault:
+            _report(fault)
+            raise
 
 
 # ---- what must be in order before anything starts
@@ -278,6 +282,8 @@ def _start_logging(config: NodeConfig, files: ExitStack) -> Position:
         stream = files.enter_context(config.log.file.open("a", encoding="utf-8", buffering=1))
     except OSError as error:
         raise StartRefused(f"log.file {config.log.file}: {error.strerror}") from error
+    # Whatever is logged after the file is closed goes to the standard error.
+    files.callback(configure_logging, level=config.log.level)
     return configure_logging(level=config.log.level, stream=stream, position=position)
 
 
@@ -406,7 +412,8 @@ class _Node:
             ended.set()
 
         try:
-            addresses = await nursery.start(serve)
+            with _single_fault():
+                addresses = await nursery.start(serve)
         except OSError as error:
             raise AddressUnavailable(f"api.listen {section.listen}: {error.strerror}") from error
         yield addresses
@@ -464,15 +471,13 @@ def get_version() -> str:
 
 @contextmanager
 def _single_fault() -> Iterator[None]:
-    """Turn a nursery's group that holds nothing but expected faults into the first of them."""
+    """Unwrap what nurseries wrapped: a single error, or the first of several node errors."""
     try:
         yield
     except BaseExceptionGroup as group:
         faults = list(_flatten(group))
-        expected = [error for error in faults if isinstance(error, NodeError)]
-        if expected and len(expected) == len(faults):
-            _report(expected[0])
-            raise expected[0] from group
+        if len(faults) == 1 or (faults and all(isinstance(f, NodeError) for f in faults)):
+            raise faults[0] from group
         raise
 
 
