@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from atpar.cli.testnet.network import (
     look,
     start_attester,
     start_node,
+    start_nodes,
     stop_network,
     wait_returned,
 )
 from atpar.cli.testnet.processes import is_running
+from atpar.cli.testnet.recipe import HKD, ISSUER
 from atpar.cli.testnet.record import DEFAULT_DIR, TestnetRecord, load_record, locked
 from atpar.ledger.certificates import compute_quorum
 
@@ -60,6 +63,7 @@ def testnet_command() -> None:
 @click.option("--detach", is_flag=True, help="Return once a block is final; it keeps running.")
 @click.option("--no-wait", is_flag=True, help="Return at once, without waiting for a block.")
 @click.option("--fresh", is_flag=True, help="Refuse to take up the testnet of a folder again.")
+@click.option("--no-attest", is_flag=True, help="Leave the reserves unattested: no mints.")
 @output_options
 @pass_state
 def up_command(
@@ -71,6 +75,7 @@ def up_command(
     detach: bool,
     no_wait: bool,
     fresh: bool,
+    no_attest: bool,
 ) -> None:
     """Start a network and watch it; or take up the one that was stopped in the folder."""
     output = state.output
@@ -84,7 +89,7 @@ def up_command(
         verb = "found" if existed else f"sealed by {count} of {count}"
         output.done(f"genesis {verb:<26}chain {record.name}")
         try:
-            record = _start(state, folder, record, wait=not no_wait)
+            record = _start(state, folder, record, wait=not no_wait, attest=not no_attest)
         except BaseException:
             stop_network(folder, load_record(folder))
             raise
@@ -103,14 +108,14 @@ def up_command(
         output.note("stopped")
 
 
-def _start(state: State, folder: Path, record: TestnetRecord, *, wait: bool) -> TestnetRecord:
-    from atpar.cli.testnet.network import start_nodes
-
+def _start(
+    state: State, folder: Path, record: TestnetRecord, *, wait: bool, attest: bool
+) -> TestnetRecord:
     if wait:
-        bring_up(folder, record, state.output.done, attest=True)
+        record = bring_up(folder, record, state.output.done, attest=attest)
     else:
-        start_nodes(folder, record)
-    return start_attester(folder)
+        record = start_nodes(folder, record)
+    return start_attester(folder) if attest else record
 
 
 def _check_stopped(folder: Path, record: TestnetRecord) -> None:
@@ -241,7 +246,7 @@ def restart_command(state: State, *, which: str, folder: Path) -> None:
             kill_node(record, index)
         for index in indexes:
             record = start_node(folder, record, index)
-        if record.attester is None or not is_running(record.attester):
+        if record.attester is not None and not is_running(record.attester):
             record = start_attester(folder)
     names = sorted(record.validators[index].name for index in indexes)
     running = sum(view.is_running for view in look(record))
@@ -263,6 +268,35 @@ def _choose(record: TestnetRecord, which: str) -> list[int]:
     if which.lower() == "all":
         return list(range(len(record.validators)))
     return [record.find(which)]
+
+
+@testnet_command.command("mint")
+@click.option("--to", "creditor", required=True, metavar="ACCOUNT", help="Who is credited.")
+@click.option("--amount", required=True, help="In major units, such as 100.00.")
+@click.option("--asset", default=HKD, show_default=True)
+@dir_option
+@output_options
+@pass_state
+def mint_command(state: State, *, creditor: str, amount: str, asset: str, folder: Path) -> None:
+    """Mint against an invented deposit: plays the bank, its maker and its checker."""
+    from atpar.cli.ops import check, parse_money
+    from atpar.cli.signing import How, Session
+    from atpar.ledger.operations import Mint
+
+    load_record(folder)
+    state.home = folder
+    session = Session(state)
+    minters = session.get_terms(asset).minters
+    own = f"{creditor.partition('/')[0]}/minter"
+    op = Mint(
+        asset=asset,
+        minter=own if own in minters else f"{ISSUER}/minter",
+        creditor=creditor,
+        amount=parse_money(session, amount, asset),
+        funding_ref=uuid.uuid4().bytes,
+        reversal_of=None,
+    )
+    session.run(op.minter, [check(op)], How(yes=True))
 
 
 # ---- measuring
