@@ -33,15 +33,26 @@ def compute_root(entries: Sequence[bytes]) -> bytes:
 
 def build_path(entries: Sequence[bytes], index: int) -> list[bytes]:
     """Return the inclusion path of one entry: its siblings' hashes, lowest first."""
-    if not 0 <= index < len(entries):
-        raise IndexError(f"entry {index} of {len(entries)}")
-    level = [compute_leaf_hash(entry) for entry in entries]
+    return get_path(build_levels(entries), index)
+
+
+def build_levels(entries: Sequence[bytes]) -> list[list[bytes]]:
+    """Return the hashes of every level, entries first, the root last: for many paths of a tree."""
+    levels = [[compute_leaf_hash(entry) for entry in entries]]
+    while len(levels[-1]) > 1:
+        levels.append(_climb(levels[-1]))
+    return levels
+
+
+def get_path(levels: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
+    """Return the inclusion path of one entry out of a tree's levels."""
+    if not 0 <= index < len(levels[0]):
+        raise IndexError(f"entry {index} of {len(levels[0])}")
     path = []
-    while len(level) > 1:
+    for level in levels[:-1]:
         sibling = index ^ 1
         if sibling < len(level):
             path.append(level[sibling])
-        level = _climb(level)
         index //= 2
     return path
 
