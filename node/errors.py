@@ -39,6 +39,8 @@ class NodeError(Exception):
 class DiskFault(NodeError):
     """A write or an fsync failed. What was not synced counts as not written; stop the node."""
 
+    exit_code: ClassVar[int] = 8
+
 
 class StoreError(NodeError):
     """`chain.db` cannot be used as it is."""

@@ -39,6 +39,8 @@ MAX_UNSYNCED_COMMITS: Final = 64
 # ---- the mempool
 MEMPOOL_MAX_BYTES: Final = 64 * 1024 * 1024
 MEMPOOL_MAX_TRANSACTIONS: Final = 100_000
+MEMPOOL_SHARE_PERCENT: Final = 50
+"""Most of the pool that one participant may fill."""
 
 # ---- frames between validators, payload bytes by channel
 MAX_CONTROL_FRAME_BYTES: Final = 4 * 1024
@@ -173,6 +175,8 @@ MAX_STREAM_CLIENTS: Final = 64
 STREAM_KEEPALIVE_S: Final = 15.0
 STREAM_BLOCK_CACHE: Final = 8
 """Blocks whose events are kept rendered for all streams."""
+PROOF_BLOCK_CACHE: Final = 4
+"""Blocks whose Merkle trees are kept for proofs."""
 MAX_PAGE_ENTRIES: Final = 500
 """Most lines in one page of a listing."""
 DEFAULT_PAGE_ENTRIES: Final = 100

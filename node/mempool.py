@@ -30,7 +30,11 @@ from atpar.ledger.limits import (
 )
 from atpar.ledger.transactions import Transaction
 from atpar.ledger.types import participant_of
-from atpar.node.limits import MEMPOOL_MAX_BYTES, MEMPOOL_MAX_TRANSACTIONS
+from atpar.node.limits import (
+    MEMPOOL_MAX_BYTES,
+    MEMPOOL_MAX_TRANSACTIONS,
+    MEMPOOL_SHARE_PERCENT,
+)
 
 ENVELOPE_OVERHEAD_BYTES: Final = 5
 """Most bytes that the codec puts before an envelope inside a block."""
@@ -84,9 +88,12 @@ class Mempool:
         *,
         max_bytes: int = MEMPOOL_MAX_BYTES,
         max_count: int = MEMPOOL_MAX_TRANSACTIONS,
+        share_percent: int = MEMPOOL_SHARE_PERCENT,
     ) -> None:
         self.max_bytes = max_bytes
         self.max_count = max_count
+        self.share_percent = share_percent
+        """Most of the pool that one participant may fill, however empty the rest is."""
         self.bytes = 0
         """Envelope bytes held."""
         self.final_time_ms = 0
@@ -148,7 +155,9 @@ class Mempool:
         own_count, own_bytes = (0, 0) if lane is None else (len(lane.transactions), lane.bytes)
         free_bytes = self.max_bytes - self.bytes - size
         free_count = self.max_count - len(self._by_hash) - 1
-        return own_bytes + size <= free_bytes and own_count + 1 <= free_count
+        most_bytes = min(free_bytes, self.max_bytes * self.share_percent // 100)
+        most_count = min(free_count, self.max_count * self.share_percent // 100)
+        return own_bytes + size <= most_bytes and own_count + 1 <= most_count
 
     def take(
         self,

@@ -302,7 +302,9 @@ class _Node:
         self.metrics = Metrics()
         self.clock: Clock = LoopClock()
         self.mempool = Mempool(
-            max_bytes=config.mempool.max_bytes, max_count=config.mempool.max_transactions
+            max_bytes=config.mempool.max_bytes,
+            max_count=config.mempool.max_transactions,
+            share_percent=config.mempool.participant_share_percent,
         )
         self.verifier = Verifier(workers=config.verifier.count_workers(), metrics=self.metrics)
         self.network = Network(

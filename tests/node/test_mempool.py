@@ -63,6 +63,13 @@ def test_one_participant_fills_half_of_the_bytes_and_no_more() -> None:
     assert fill(below, "ALFA/main", 20) == 3
 
 
+def test_configured_share_is_a_bound_of_its_own() -> None:
+    pool = Mempool(max_count=100, share_percent=10)
+    assert fill(pool, "ALFA/main", 20) == 10
+    by_bytes = Mempool(max_bytes=100 * SIZE, share_percent=10)
+    assert fill(by_bytes, "ALFA/main", 20) == 10
+
+
 def test_a_newcomer_always_finds_room() -> None:
     pool = Mempool(max_count=100)
     taken = [fill(pool, f"{code}/main", 100, start=0) for code in ("AAAA", "BBBB", "CCCC", "DDDD")]
