@@ -125,6 +125,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         handler=api_transactions.post_transactions,
         answers=(TransactionForm, BatchForm),
         takes=(SubmitOne, SubmitMany),
+        queries=(Query(name="proof", text="1: add the proof once final. With one envelope only."),),
         waits=True,
     ),
     Route(

@@ -76,6 +76,8 @@ class ApiContext:
     """Set once the API shall come to an end: waits and streams finish."""
     event_cache: dict[int, Any] = field(default_factory=dict)
     """Rendered events of the last few blocks, by height; owned by `stream.py`."""
+    tree_cache: dict[int, Any] = field(default_factory=dict)
+    """Merkle trees of the last few blocks that proofs were asked of; owned by `api_proofs.py`."""
 
     @property
     def reader(self) -> Reader:

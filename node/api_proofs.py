@@ -1,35 +1,72 @@
 """Proofs in answers: the documents that a client stores and `atpar verify` checks offline."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from atpar.ledger import reads
+from atpar.ledger.blocks import Block
+from atpar.ledger.codec import encode
+from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.limits import HOUR_MS
-from atpar.ledger.proofs import FinalityProof, ProofFile
+from atpar.ledger.merkle import build_levels, get_path
+from atpar.ledger.proofs import FinalityProof, ProofFile, ReceiptProof
 from atpar.ledger.proving import (
     build_account_proof,
     build_expiry_proof,
     build_proof_file,
-    build_receipt_proof,
     build_solvency_proof,
 )
+from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import CURRENT, ID_BUCKETS, PARAMS, hour_key
 from atpar.node.api_http import Call
 from atpar.node.gateway import Placement
+from atpar.node.limits import PROOF_BLOCK_CACHE
 from atpar.node.problems import ApiCode, Problem
 
 MAX_LISTED_IDS: Final = 20_000
 """Used ids that one expiry proof of the API lists; beyond, it is left out."""
 
 
+@dataclass(frozen=True, slots=True)
+class BlockTrees:
+    """A final block with the levels of its two Merkle trees, for many proofs of one block."""
+
+    block: Block
+    receipts: tuple[Receipt, ...]
+    tx_levels: list[list[bytes]]
+    receipt_levels: list[list[bytes]]
+
+
 def make_receipt_proof(call: Call, place: Placement) -> ProofFile:
     """Return the proof of what became of an executed transaction."""
-    block = call.reader.get_block(place.height)
-    receipts = call.reader.get_receipts(place.height)
-    assert block is not None, place.height
-    assert receipts is not None, place.height
-    finality = _get_finality(call, place.height)
-    return build_proof_file(build_receipt_proof(block, receipts, place.index, finality))
+    trees, index = _get_trees(call, place.height), place.index
+    proof = ReceiptProof(
+        envelope=trees.block.transactions[index],
+        receipt=trees.receipts[index],
+        index=index,
+        tx_path=tuple(get_path(trees.tx_levels, index)),
+        receipt_path=tuple(get_path(trees.receipt_levels, index)),
+        finality=_get_finality(call, place.height),
+    )
+    return build_proof_file(proof)
+
+
+def _get_trees(call: Call, height: int) -> BlockTrees:
+    """Return the trees of a final block; those of the last few asked for are kept."""
+    cache = call.context.tree_cache
+    found: BlockTrees | None = cache.pop(height, None)
+    if found is None:
+        block, receipts = call.reader.get_block(height), call.reader.get_receipts(height)
+        assert block is not None, height
+        assert receipts is not None, height
+        hashes = [compute_hash(HashTag.TX, raw) for raw in block.transactions]
+        encoded = [encode(receipt) for receipt in receipts]
+        found = BlockTrees(block, receipts, build_levels(hashes), build_levels(encoded))
+        if len(cache) >= PROOF_BLOCK_CACHE:
+            del cache[next(iter(cache))]
+    cache[height] = found
+    return found
 
 
 def make_account_proof(call: Call, account: str, held: Sequence[str]) -> ProofFile:

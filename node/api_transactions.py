@@ -61,9 +61,13 @@ _JSON_MANY = msgspec.json.Decoder(SubmitMany)
 
 async def post_transactions(call: Call) -> Answer:
     """Submit one envelope or a batch; with `Prefer: wait=N` wait until all are final."""
+    call.check_query(frozenset({"proof"}))
+    with_proof = call.get_flag("proof")
     as_msgpack = is_msgpack_body(call.request.headers.get("content-type"))
     wait_s = call.get_wait_s()
     envelopes, is_batch = decode_submission(await read_body(call), as_msgpack=as_msgpack)
+    if with_proof and is_batch:
+        raise invalid("proof", "goes with one envelope; ask for a batch's proofs one by one")
     states = await _submit(call, envelopes)
     if wait_s > 0:
         states = await _wait(call, states, timeout_s=wait_s)
@@ -72,7 +76,7 @@ async def post_transactions(call: Call) -> Answer:
     headers = {"Preference-Applied": f"wait={wait_s:.0f}"} if wait_s > 0 else {}
     if is_batch:
         return _answer_batch(call, states, headers)
-    return _answer_one(call, states[0], headers)
+    return _answer_one(call, states[0], headers, with_proof=with_proof)
 
 
 def decode_submission(body: bytes, *, as_msgpack: bool) -> tuple[list[bytes], bool]:
@@ -178,8 +182,10 @@ async def _wait(
     ]
 
 
-def _answer_one(call: Call, state: TransactionState, headers: dict[str, str]) -> Answer:
-    form = make_form(call, state)
+def _answer_one(
+    call: Call, state: TransactionState, headers: dict[str, str], *, with_proof: bool
+) -> Answer:
+    form = make_form(call, state, with_proof=with_proof)
     if state.status is TxStatus.REJECTED:
         raise _refuse(state, headers)
     pending = state.status in PENDING

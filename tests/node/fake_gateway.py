@@ -69,6 +69,8 @@ class FakeGateway:
         self.submitted: list[list[bytes]] = []
         self.stall: trio.Event | None = None
         """While set and not fired, `submit` does not answer."""
+        self.produces_at_once = False
+        """Whether whoever waits for finality makes the next block."""
         self._news = trio.Event()
 
     @property
@@ -252,6 +254,8 @@ class FakeGateway:
     async def wait_final(
         self, tx_hashes: Sequence[bytes], *, timeout_s: float
     ) -> list[TransactionState]:
+        if self.produces_at_once and self.pending:
+            self.produce()
         ends = {TxStatus.FINAL, TxStatus.REJECTED, TxStatus.EXPIRED}
         with trio.move_on_after(timeout_s):
             while any(self._look_up(tx_hash).status not in ends for tx_hash in tx_hashes):
