@@ -6,7 +6,7 @@ need that is no longer declared is dropped, an answer to a question not asked is
 that answer "I do not have it" are passed over at once until all were asked.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from atpar.consensus.effects import Send
@@ -25,13 +25,28 @@ class _Ask:
     refusals: set[PeerId] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class CertificatesNeed:
-    """Certificates of either kind from a view on: asked after `grace_ms`, of `hint` first."""
+@dataclass(slots=True)
+class Needs:
+    """What is lacking right now."""
 
-    first_view: int
-    hint: PeerId | None
-    grace_ms: int
+    bodies: dict[bytes, list[PeerId]] = field(default_factory=dict)
+    """Digest of a block -> who should hold it."""
+    first_view: int | None = None
+    """Certificates of either kind are lacking from this view on."""
+    view_hint: PeerId | None = None
+    view_grace_ms: int = 0
+    """How long to wait for certificates to come by themselves."""
+    first_height: int | None = None
+    """Final blocks are lacking from this height on."""
+    height_hint: PeerId | None = None
+
+    def add_certificates(self, first_view: int, hint: PeerId | None, *, grace_ms: int) -> None:
+        """Lack certificates from a view on; the lowest view and the shortest grace win."""
+        if self.first_view is None:
+            self.first_view, self.view_grace_ms = first_view, grace_ms
+        self.first_view = min(self.first_view, first_view)
+        self.view_grace_ms = min(self.view_grace_ms, grace_ms)
+        self.view_hint = self.view_hint or hint
 
 
 class CatchUp:
@@ -75,36 +90,32 @@ class CatchUp:
         """Return whether a peer can be reached."""
         return peer in self._connected
 
-    def need_bodies(self, wanted: Mapping[bytes, Sequence[PeerId]], due_ms: int) -> None:
-        """Declare which blocks are lacking, each with the peers that should hold it."""
-        for digest in [digest for digest in self._bodies if digest not in wanted]:
+    def declare(self, needs: Needs, now_ms: int, *, body_grace_ms: int) -> None:
+        """Take what is lacking now in place of what was lacking before.
+
+        A need that stands already keeps its turn; a new one is asked about at once, or after its
+        grace.
+        """
+        for digest in [digest for digest in self._bodies if digest not in needs.bodies]:
             del self._bodies[digest]
-        for digest, holders in wanted.items():
+        for digest, holders in needs.bodies.items():
             if digest not in self._bodies:
-                self._bodies[digest] = _Ask(self._order(holders), due_ms)
+                self._bodies[digest] = _Ask(self._order(holders), now_ms + body_grace_ms)
+        self._certificates = self._renew(
+            self._certificates, needs.first_view, needs.view_hint, now_ms + needs.view_grace_ms
+        )
+        self._sync = self._renew(self._sync, needs.first_height, needs.height_hint, now_ms)
 
-    def need_certificates(self, need: CertificatesNeed | None, now_ms: int) -> None:
-        """Declare from which view on certificates are lacking, or that none are."""
-        if need is None:
-            self._certificates = None
-            return
-        due_ms = now_ms + need.grace_ms
-        held = self._certificates
-        if held is not None and held[0] == need.first_view:
-            if held[1].asked is None:
+    def _renew(
+        self, held: tuple[int, _Ask] | None, first: int | None, hint: PeerId | None, due_ms: int
+    ) -> tuple[int, _Ask] | None:
+        if first is None:
+            return None
+        if held is not None and held[0] == first:
+            if held[1].attempts == 0:
                 held[1].due_ms = min(held[1].due_ms, due_ms)
-            return
-        hint = () if need.hint is None else (need.hint,)
-        self._certificates = (need.first_view, _Ask(self._order(hint), due_ms))
-
-    def need_sync(self, first_height: int | None, hint: PeerId | None, now_ms: int) -> None:
-        """Declare from which height on final blocks are lacking, or that none are."""
-        if first_height is None:
-            self._sync = None
-            return
-        if self._sync is None or self._sync[0] != first_height:
-            first = () if hint is None else (hint,)
-            self._sync = (first_height, _Ask(self._order(first), now_ms))
+            return held
+        return first, _Ask(self._order(() if hint is None else (hint,)), due_ms)
 
     def is_wanted(self, digest: bytes) -> bool:
         """Return whether a block is lacking."""

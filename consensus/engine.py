@@ -8,9 +8,9 @@ from what is known. So no rule depends on the order in which its conditions came
 from bisect import insort
 from collections.abc import Mapping
 
-from atpar.consensus.blocks import Body, BodyPool, Standing
-from atpar.consensus.book import Taken, VoteBook
-from atpar.consensus.catchup import CatchUp, CertificatesNeed
+from atpar.consensus.blocks import Body, Standing
+from atpar.consensus.book import Taken
+from atpar.consensus.catchup import Needs
 from atpar.consensus.certificates import build_certificate, check_certificate, get_statement
 from atpar.consensus.effects import (
     AlarmKind,
@@ -19,33 +19,28 @@ from atpar.consensus.effects import (
     Cause,
     Commit,
     DropPeer,
-    Effect,
     EnterView,
     Persist,
     Send,
     VerifyBlock,
 )
 from atpar.consensus.errors import SafetyStop
-from atpar.consensus.finality import FinalChain
-from atpar.consensus.leader import compute_leaders
 from atpar.consensus.limits import (
     MAX_BODIES_BY_DIGEST,
-    MAX_CERTIFICATES_PER_ANSWER,
     MAX_HELD_BODY_BYTES,
     MAX_UNFINAL_VIEWS_WITH_TRANSACTIONS,
 )
 from atpar.consensus.messages import Finalize, Message, Notarize, Nullify, Proposal, Vote
-from atpar.consensus.pacemaker import Pacemaker
-from atpar.consensus.proposals import Parent, Timeliness, find_fault, judge_time
+from atpar.consensus.proposals import Timeliness, find_fault, judge_time
 from atpar.consensus.records import (
     BodyRecord,
     CertificateRecord,
     CertifiedRecord,
-    JournalRecord,
     VoteRecord,
 )
-from atpar.consensus.safety import GateState, SigningGate
-from atpar.consensus.types import BlockInfo, EpochStart, PeerId, Ports, ReplicaConfig, Tip
+from atpar.consensus.safety import GateState
+from atpar.consensus.state import EpochState
+from atpar.consensus.types import BlockInfo, PeerId
 from atpar.consensus.views import ViewState
 from atpar.consensus.votes import get_body
 from atpar.ledger.certificates import (
@@ -55,7 +50,6 @@ from atpar.ledger.certificates import (
     Nullification,
     NullifyBody,
     Proposition,
-    decode_bitmap,
 )
 from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.hashing import SignKind
@@ -67,153 +61,8 @@ _KIND_OF: dict[type[Certificate], type[Vote]] = {
 }
 
 
-class Engine:
-    """The state of one epoch and the rules that change it. Owned by a `Replica`."""
-
-    def __init__(
-        self,
-        config: ReplicaConfig,
-        ports: Ports,
-        *,
-        start: EpochStart,
-        tip: Tip,
-        gate: SigningGate,
-        catchup: CatchUp,
-        out: list[Effect],
-    ) -> None:
-        self._config = config
-        self._ports = ports
-        self._timing = config.timing
-        self._out = out
-        self._catchup = catchup
-        self.gate = gate
-        self.start = start
-        self.validators = start.validators
-        self.epoch = start.epoch
-        self.me = start.validators.get_index(config.participant)
-        self.boundary_height = start.height + config.epoch_blocks
-        self.chain = FinalChain(tip)
-        self.restored_view = tip.view
-        """The final view at the start: the journal holds every own vote above it."""
-        self.pool = BodyPool()
-        self.book = VoteBook(
-            chain_id=config.chain_id,
-            validators=start.validators,
-            leaders=compute_leaders(config.chain_id, start.validators),
-            verify=ports.verify,
-            gate=gate,
-            me=self.me,
-            out=out,
-        )
-        self.pace = Pacemaker(
-            config.timing,
-            size=start.validators.size,
-            quorum=start.validators.quorum,
-            me=self.me,
-        )
-        self.view = 0
-        self.is_closed = False
-        """The boundary block was committed: nothing more happens in this epoch."""
-        self.is_pending = False
-        """A block could carry a transaction. Unknown, and so false, on entering a view."""
-        self.ahead: PeerId | None = None
-        """A peer that is known to hold final blocks beyond ours."""
-        self.now_ms = 0
-        self.wall_ms = 0
-        self._uncertified: list[int] = []
-        """Views above the final one with a notarization that is not certified, ascending."""
-        self._top: tuple[int, bytes] = (tip.view, tip.digest)
-        """View and digest of the highest certified or final block."""
-        self._unfinal: dict[int, int] = {}
-        """Certified views whose block must become final -> when it was certified."""
-        self._restored: set[Proposition] = set()
-        """Certification verdicts from the journal, until execution here repeats them."""
-        self._dirty = True
-        self._reason: str | None = None
-        """Why the current view shall be nullified."""
-        self._building: tuple[int, int] | None = None
-        """(view, parent view) of the block that was asked for; parent view -1: it came."""
-        self._proposed_ms: int | None = None
-        """When the last proposal was seen or made here."""
-        self._clock_at: int | None = None
-        """When the current proposal's timestamp is no longer too early."""
-        self._noticed: tuple[int, bytes] | None = None
-        self._lacking_bodies: dict[bytes, list[PeerId]] = {}
-        self._lacking_certificates: CertificatesNeed | None = None
-        self._lacking_height: int | None = None
-        self._held = 0
-        """Blocks of a range above the tip that wait for their certificate."""
-        self._looked_ms: int | None = None
-        self._healed: dict[PeerId, int] = {}
-
-    # ---- what others ask -------------------------------------------------------------------
-
-    def get_leader(self, view: int) -> int:
-        """Return the index of a view's leader."""
-        return self.book.get_leader(view)
-
-    def get_leader_name(self, view: int) -> str:
-        """Return the participant code of a view's leader."""
-        return self.validators.members[self.get_leader(view)].participant
-
-    def get_certificates(self, first_view: int) -> list[Certificate]:
-        """Return held certificates for an asker at that view, the final one first; bounded."""
-        held: list[Certificate] = []
-        if self.chain.finalization is not None and self.chain.view >= first_view:
-            held.append(self.chain.finalization)
-        held += self.book.get_certificates(max(first_view, self.chain.view + 1))
-        return held[:MAX_CERTIFICATES_PER_ANSWER]
-
-    def get_entry_certificate(self) -> Certificate | None:
-        """Return what best shows that the current view may be entered; None at the start."""
-        state = self.book.views.get(self.view - 1)
-        if state is not None and self.chain.view < self.view - 1:
-            return state.nullification or state.notarization or self.chain.finalization
-        return self.chain.finalization
-
-    def get_greeting(self) -> list[Message]:
-        """Return what a peer that was away should hear: how to enter my view, my open votes."""
-        entry = self.get_entry_certificate()
-        greeting: list[Message] = [] if entry is None else [entry]
-        votes = [vote for vote in self.gate.get_votes() if get_body(vote).view > self.chain.view]
-        for vote in votes[-3 * (self.validators.size + 1) :]:
-            body = None
-            is_mine = self.get_leader(get_body(vote).view) == self.me
-            if isinstance(vote, Notarize) and is_mine and vote.proposition.view >= self.view:
-                body = self.pool.get(vote.proposition.digest)
-                if body is not None:
-                    greeting.append(Proposal(vote, body.data))
-            if body is None:
-                greeting.append(vote)
-        return greeting
-
-    def get_records(self) -> list[JournalRecord]:
-        """Return the journal records of this epoch that no synced commit covers."""
-        synced = self.chain.synced_view
-        votes = [vote for vote in self.gate.get_votes() if get_body(vote).view > synced]
-        records: list[JournalRecord] = [BodyRecord(body.data) for body in self.pool.get_journaled()]
-        records += [VoteRecord(vote) for vote in votes]
-        for view in sorted(v for v in self.book.views if v > synced):
-            state = self.book.views[view]
-            records += [CertificateRecord(held) for held in state.get_certificates()]
-            if state.certified and state.notarization is not None:
-                records.append(CertifiedRecord(state.notarization.proposition))
-        return records
-
-    @property
-    def deadline_ms(self) -> int | None:
-        """When a timer is due next."""
-        if self.is_closed:
-            return None
-        pace = self.pace
-        times: list[int | None] = [self._catchup.deadline_ms, self._clock_at]
-        if pace.is_awake:
-            times += [pace.leader_at, pace.advance_at, pace.retry_at, self._get_propose_at()]
-        else:
-            times.append(pace.heartbeat_at)
-            if self._unfinal:
-                times.append(min(self._unfinal.values()) + pace.delta_ms)
-        return min((time for time in times if time is not None), default=None)
+class Engine(EpochState):
+    """The rules of one epoch, over its state. Owned by a `Replica`."""
 
     # ---- restoring -------------------------------------------------------------------------
 
@@ -294,7 +143,7 @@ class Engine:
         """Take in a certificate from anyone. Return False when it is invalid."""
         statement = get_statement(certificate)
         view = statement.view
-        if view <= self.chain.view and not self._contradicts_final(certificate):
+        if view <= self.chain.view and not self.contradicts_final(certificate):
             if view < self.chain.view and view + 1 < self.view:
                 self.heal(peer)
             return True
@@ -436,29 +285,37 @@ class Engine:
 
     def settle(self) -> None:
         """Apply every rule until nothing more follows."""
+        while not self.is_closed:
+            if self._dirty:
+                self._apply_rules()
+            self._consider_waking()
+            self._consider_proposing()
+            if not self._dirty:
+                break
         if self.is_closed:
             return
-        while self._dirty:
-            self._dirty = False
-            self._lacking_bodies = {}
-            self._lacking_certificates = None
-            self._lacking_height = None
-            self._certify()
-            self._commit()
-            if self.is_closed:
-                return
-            self._leave_view()
-            self._consider_nullify()
-            self._consider_proposal()
-            if not self._dirty:
-                self._declare_needs()
-        self._consider_waking()
-        self._consider_proposing()
         notice = (self.view, self._top[1])
         if notice != self._noticed:
             self._noticed = notice
             leader = self.get_leader_name(self.view)
             self._out.append(EnterView(self.epoch, self.view, leader, self._top[1]))
+
+    def _apply_rules(self) -> None:
+        while self._dirty:
+            self._dirty = False
+            self._needs = Needs()
+            self._certify()
+            self._commit()
+            if self.is_closed:
+                self._catchup.clear()
+                return
+            self._leave_view()
+            self._consider_nullify()
+            self._consider_proposal()
+        if self.ahead is not None:
+            self._needs.first_height = self.chain.tip.height + 1 + self._held
+            self._needs.height_hint = self.ahead
+        self._catchup.declare(self._needs, self.now_ms, body_grace_ms=self.pace.delta_ms // 2)
 
     def _certify(self) -> None:
         """Certify notarized blocks, lowest view first: body here, parent certified, executed."""
@@ -473,14 +330,14 @@ class Engine:
             return
         body = self.pool.get(proposition.digest)
         if body is None:
-            self._lacking_bodies[proposition.digest] = self._get_holders(notarization)
+            self._needs.bodies[proposition.digest] = self.get_holders(notarization)
             return
-        parent = self._get_parent(proposition.parent_view)
+        parent = self.get_parent(proposition.parent_view)
         if parent is None:
             below = self.book.views.get(proposition.parent_view)
             if below is None or below.notarization is None:
-                holder = self._get_holders(notarization)[0]
-                self._lack_certificates(proposition.parent_view, holder, grace_ms=0)
+                holder = self.get_holders(notarization)[0]
+                self._needs.add_certificates(proposition.parent_view, holder, grace_ms=0)
             return
         leader = self.get_leader_name(state.view)
         fault = find_fault(proposition, body.info, parent, leader=leader)
@@ -526,9 +383,9 @@ class Engine:
         if missing is not None:
             gap = path[-1].info.height - chain.tip.height - 1 if path else 0
             if gap > MAX_BODIES_BY_DIGEST:
-                self._lacking_height = chain.tip.height + 1
+                self._needs.first_height = chain.tip.height + 1
             else:
-                self._lacking_bodies[missing] = self._get_holders(target)
+                self._needs.bodies[missing] = self.get_holders(target)
             return
         path.reverse()
         for body in path:
@@ -545,9 +402,7 @@ class Engine:
         self._out.append(Commit(target, tuple(body.info for body in path), closes))
         chain.advance(path[-1], target)
         self._dirty = True
-        if closes:
-            self.is_closed = True
-            self._catchup.clear()
+        self.is_closed = closes
 
     def _leave_view(self) -> None:
         """Go on while a nullification of the current view is held."""
@@ -563,7 +418,7 @@ class Engine:
         if highest:
             is_far = highest > self.view + self.validators.size
             grace_ms = 0 if is_far else self.pace.delta_ms
-            self._lack_certificates(self.view, None, grace_ms=grace_ms)
+            self._needs.add_certificates(self.view, None, grace_ms=grace_ms)
 
     def _enter(self, view: int) -> None:
         """Enter a view, only forwards, and nullify ahead while leaders count as inactive."""
@@ -575,17 +430,12 @@ class Engine:
         self._building = None
         self._clock_at = None
         self.pace.enter(self.now_ms)
-        if self._is_skippable(view):
+        if self.is_skippable(view):
             self._want_nullify("leader inactive")
         ahead = view + 1
-        while ahead <= view + self.validators.size and self._is_skippable(ahead):
+        while ahead <= view + self.validators.size and self.is_skippable(ahead):
             self._cast(SignKind.NULLIFY, NullifyBody(self.epoch, ahead))
             ahead += 1
-
-    def _is_skippable(self, view: int) -> bool:
-        if view - self.chain.view > self.validators.size:
-            return False
-        return self.pace.is_inactive(self.get_leader(view), self.now_ms)
 
     def _consider_nullify(self) -> None:
         """Nullify the current view when there is a reason; the gate knows whether it may be."""
@@ -616,17 +466,17 @@ class Engine:
         if voted is not None or state.equivocated or state.refused:
             return
         proposition = state.proposal
-        body = self.pool.get(proposition.digest)
-        if body is None or not self.chain.is_whole:
-            return
         if not self.chain.view <= proposition.parent_view < view:
             self._refuse(state)
             return
+        body = self.pool.get(proposition.digest)
+        if body is None or not self.chain.is_whole:
+            return
         leader = self.get_leader_name(view)
-        parent = self._get_parent(proposition.parent_view)
-        if parent is None or not self._is_nullified_between(proposition.parent_view, view):
+        parent = self.get_parent(proposition.parent_view)
+        if parent is None or not self.is_nullified_between(proposition.parent_view, view):
             first = proposition.parent_view + (0 if parent is None else 1)
-            self._lack_certificates(first, leader, grace_ms=0)
+            self._needs.add_certificates(first, leader, grace_ms=0)
             return
         if find_fault(proposition, body.info, parent, leader=leader) is not None:
             self._refuse(state)
@@ -665,37 +515,22 @@ class Engine:
         now = self.now_ms
         oldest = min(self._unfinal.values(), default=now)
         is_late = bool(self._unfinal) and now >= oldest + self.pace.delta_ms
-        is_first = self.chain.tip.height == 0
+        is_first = self._top[0] == 0 and self.chain.tip.height == 0
         if self.is_pending or is_late or is_first or now >= self.pace.heartbeat_at:
             self.pace.wake(now)
-
-    def _get_propose_at(self) -> int | None:
-        """Return when to propose in the current view; None when it is not for us to."""
-        if (
-            self.get_leader(self.view) != self.me
-            or self._building is not None
-            or self.gate.state is not GateState.OPEN
-            or not self.chain.is_whole
-            or self.gate.get_notarize(self.view) is not None
-            or self.gate.get_nullify(self.view) is not None
-        ):
-            return None
-        if self._proposed_ms is None:
-            return self.now_ms
-        return self._proposed_ms + self._timing.block_interval_ms
 
     def _consider_proposing(self) -> None:
         """Lead the current view: ask for a block on the highest certified one, or re-propose."""
         if not self.pace.is_awake:
             return
-        propose_at = self._get_propose_at()
+        propose_at = self.get_propose_at()
         if propose_at is None or self.now_ms < propose_at:
             return
         view = self.view
         parent_view = self._top[0]
-        parent = self._get_parent(parent_view)
+        parent = self.get_parent(parent_view)
         assert parent is not None, "the block to build on is not here"
-        assert self._is_nullified_between(parent_view, view), "a view was left without reason"
+        assert self.is_nullified_between(parent_view, view), "a view was left without reason"
         self._building = (view, parent_view)
         if parent.is_boundary:
             self._propose(Proposition(self.epoch, view, parent_view, parent.digest))
@@ -787,16 +622,6 @@ class Engine:
         if 0 < self.view <= floor:
             self._enter(floor + 1)
 
-    def _contradicts_final(self, certificate: Certificate) -> bool:
-        """Return whether a certificate of the final view cannot be true beside the final one."""
-        final = self.chain.finalization
-        statement = get_statement(certificate)
-        if final is None or statement.view != self.chain.view:
-            return False
-        if isinstance(certificate, Finalization):
-            return statement != final.proposition
-        return isinstance(certificate, Nullification)
-
     def _refuse(self, state: ViewState) -> None:
         state.refused = True
         self._dirty = True
@@ -832,54 +657,3 @@ class Engine:
         body = self.pool.get(state.proposal.digest)
         if body is not None and not body.is_journaled:
             self.pool.drop(state.proposal.digest)
-
-    def _get_parent(self, view: int) -> Parent | None:
-        """Return the block certified (or final) in a view, if it is here."""
-        if view == self.chain.view:
-            digest = self.chain.digest
-        else:
-            state = self.book.views.get(view)
-            if state is None or not state.certified or state.notarization is None:
-                return None
-            digest = state.notarization.proposition.digest
-        tip = self.chain.tip
-        if digest == tip.digest:
-            return Parent(digest, tip.height, tip.timestamp_ms, is_boundary=False)
-        body = self.pool.get(digest)
-        if body is None:
-            return None
-        height = body.info.height
-        is_boundary = height == self.boundary_height
-        return Parent(digest, height, body.info.timestamp_ms, is_boundary=is_boundary)
-
-    def _is_nullified_between(self, low: int, high: int) -> bool:
-        """Return whether every view strictly between two has a nullification here."""
-        for view in range(low + 1, high):
-            state = self.book.views.get(view)
-            if state is None or state.nullification is None:
-                return False
-        return True
-
-    def _get_holders(self, certificate: Notarization | Finalization) -> list[PeerId]:
-        """Return who signed a certificate, starting after me, so that askers spread."""
-        size = self.validators.size
-        first = 0 if self.me is None else self.me + 1
-        signers = decode_bitmap(certificate.signers, size)
-        signers.sort(key=lambda index: (index - first) % size)
-        return [self.validators.members[index].participant for index in signers]
-
-    def _lack_certificates(self, first_view: int, hint: PeerId | None, *, grace_ms: int) -> None:
-        need = self._lacking_certificates
-        if need is not None:
-            first_view = min(first_view, need.first_view)
-            grace_ms = min(grace_ms, need.grace_ms)
-            hint = hint or need.hint
-        self._lacking_certificates = CertificatesNeed(first_view, hint, grace_ms)
-
-    def _declare_needs(self) -> None:
-        now = self.now_ms
-        self._catchup.need_certificates(self._lacking_certificates, now)
-        self._catchup.need_bodies(self._lacking_bodies, now + self.pace.delta_ms // 2)
-        if self.ahead is not None:
-            self._lacking_height = self.chain.tip.height + 1 + self._held
-        self._catchup.need_sync(self._lacking_height, self.ahead, now)
