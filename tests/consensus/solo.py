@@ -121,7 +121,7 @@ class Solo:
             self.give(PeerConnected(name))
         if is_open:
             self.open()
-        self.log = [effect for effect in self.log if isinstance(effect, BuildBlock)]
+        self.log = [effect for effect in self.log if isinstance(effect, BuildBlock | VerifyBlock)]
 
     def _verify(self, key: bytes, message: bytes, signature: bytes) -> bool:
         self.verified.append(signature)
