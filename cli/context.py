@@ -44,6 +44,8 @@ class ClientFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     passphrase_file: str | None = None
     receipts: str | None = None
     """Folder that receipts and proofs are saved in."""
+    token_file: str | None = None
+    """File whose first line is the bearer token, where a node's API asks for one."""
 
 
 @dataclass
@@ -94,6 +96,24 @@ class State:
         named = self._client_file().passphrase_file
         return None if named is None else self.folder / named
 
+    def get_token(self) -> str | None:
+        """Return the bearer token for nodes that ask for one: ATPAR_TOKEN, or the named file's.
+
+        Raises:
+            ConfigurationProblem: the file cannot be read.
+        """
+        if token := os.environ.get("ATPAR_TOKEN"):
+            return token
+        named = self._client_file().token_file
+        if named is None:
+            return None
+        try:
+            return (self.folder / named).read_text(encoding="ascii").split("\n", 1)[0].strip()
+        except (OSError, ValueError) as error:
+            raise ConfigurationProblem(
+                f"token file {self.folder / named}: {error}", advice="correct client.toml"
+            ) from error
+
     def _from_file(self, named: str | None, default: str) -> Path:
         return self.folder / (named or default)
 
@@ -120,7 +140,7 @@ def _read_client_file(path: Path) -> ClientFile:
     except (OSError, ValueError) as error:
         raise ConfigurationProblem(
             f"{path}: {error}",
-            advice="keys: nodes (a list of URLs), genesis, keys, passphrase_file, receipts",
+            advice=f"keys: {', '.join(ClientFile.__struct_fields__)}; nodes is a list of URLs",
         ) from error
 
 

@@ -81,6 +81,9 @@ def _send(
     body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     failures = []
+    headers = {"Accept": "application/json"}
+    if token := state.get_token():
+        headers["Authorization"] = f"Bearer {token}"
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     with httpx.Client(timeout=timeout, trust_env=False, transport=state.transport) as client:
         for url in state.get_nodes():
@@ -90,7 +93,7 @@ def _send(
                     f"{url}{path}",
                     params=query,
                     json=body,
-                    headers={"Accept": "application/json"},
+                    headers=headers,
                 )
                 answer = read_answer(response)
             except httpx.InvalidURL as error:

@@ -112,7 +112,7 @@ def hash_file_or_hex(option: str, text: str) -> bytes:
 @AMOUNT
 @click.option("--to", "creditor", required=True, metavar="ACCOUNT", help="Who is credited.")
 @click.option(
-    "--minter", metavar="ACCOUNT", help="Default: the minter account of --to's institution."
+    "--minter", metavar="ACCOUNT", help="Default: that of --to's institution, or the only one."
 )
 @click.option(
     "--funding-ref",
@@ -160,6 +160,7 @@ def mint_command(
 def _find_minter(session: Session, asset: str, creditor: str) -> str:
     minters: tuple[str, ...] = session.get_terms(asset).minters
     own = [minter for minter in minters if minter.startswith(creditor.partition("/")[0] + "/")]
+    own = own or list(minters)
     if len(own) != 1:
         raise WrongUsage(
             f"which minter? {asset} has {', '.join(minters) or 'none'}", advice="use --minter"

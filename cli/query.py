@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 
 from atpar.cli.amounts import format_amount
 from atpar.cli.chain import load_chain
@@ -24,7 +25,7 @@ from atpar.cli.signing import How, Session, signing_options
 from atpar.cli.verify import decode_proof
 from atpar.ledger.operations import OpenAccount
 from atpar.ledger.proofs import compute_trust_root, render_proof, verify_proof
-from atpar.ledger.types import admin_of, participant_of
+from atpar.ledger.types import AccountId, admin_of, participant_of
 
 PROOF: Final = click.option(
     "--proof", "proof", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
@@ -426,9 +427,10 @@ def redemptions_command(
 
 def _split(account: str) -> str:
     """Return an account id after checking that it can stand in a path."""
-    code, slash, name = account.partition("/")
-    if not slash or not (code + name).replace("-", "").isalnum() or not account.isascii():
-        raise WrongUsage(f"{account!r} is not an account", advice="such as ALFA/treasury")
+    try:
+        msgspec.convert(account, AccountId)
+    except msgspec.ValidationError:
+        raise WrongUsage(f"{account!r} is not an account", advice="such as ALFA/treasury") from None
     return account
 
 

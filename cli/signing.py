@@ -36,7 +36,7 @@ from atpar.cli.fetch import fetch
 from atpar.cli.files import write_new, write_over
 from atpar.cli.keyring import KeyRing, NamedKey
 from atpar.cli.remote import Authority, Principal, compute_authority, make_view
-from atpar.cli.submit import Outcome, Submitter, get_ids
+from atpar.cli.submit import Sent, get_ids, send_until_final
 from atpar.cli.txfile import TxFile
 from atpar.ledger.codec import encode
 from atpar.ledger.codes import MEANINGS, Code
@@ -362,7 +362,7 @@ class Session:
         """Submit, wait until final, save the proof, report.
 
         Raises:
-            CliError: as `Submitter.run`; RefusedByLedger also when the receipt says so.
+            CliError: as `send_until_final`; RefusedByLedger also when the receipt says so.
         """
         self.demand_complete(file)
         tx = decode_transaction(file.compute_envelope())
@@ -372,7 +372,7 @@ class Session:
         # The bytes are on disk before they are sent: whatever happens, they can be sent again.
         write_over(pending, file.render())
         try:
-            outcome = Submitter(self.state, self.chain, tx, timeout_s=timeout_s).run()
+            sent = send_until_final(self.state, self.chain, tx, timeout_s=timeout_s)
         except BaseException as error:
             found = explain(error)
             if found.exit_code in (7, 130):
@@ -384,44 +384,38 @@ class Session:
                 pending.unlink(missing_ok=True)
             raise
         receipt = folder / f"{tx.body.tx_id.hex()}.json"
-        write_over(receipt, outcome.render())
+        write_over(receipt, sent.final.render_proof())
         pending.unlink(missing_ok=True)
-        self._report(tx, outcome, receipt)
+        self._report(tx, sent, receipt)
 
-    def _report(self, tx: Transaction, outcome: Outcome, receipt: Path) -> None:
-        block = outcome.verified.block
-        code = outcome.claim.code_name
-        accepted = (
-            "" if outcome.accepted_ms is None else f"accepted {outcome.accepted_ms:.0f} ms → "
-        )
+    def _report(self, tx: Transaction, sent: Sent, receipt: Path) -> None:
+        final, block = sent.final, sent.final.verified.block
+        accepted = "" if sent.accepted_ms is None else f"accepted {sent.accepted_ms:.0f} ms → "
         line = (
-            f"{accepted}FINAL #{block.height} in {outcome.final_ms:.0f} ms"
+            f"{accepted}FINAL #{block.height} in {sent.final_ms:.0f} ms"
             f" ({len(block.signers)} of {block.validators} signatures)"
         )
         made = find_made(tx)
         data = {
             "status": "final",
-            "code": code,
-            **get_ids(tx),
+            **get_ids(final.transaction),
             "height": block.height,
-            "index": outcome.claim.index,
+            "index": final.index,
             "timestamp_ms": block.timestamp_ms,
-            "accepted_ms": _round(outcome.accepted_ms),
-            "final_ms": _round(outcome.final_ms),
+            "accepted_ms": _round(sent.accepted_ms),
+            "final_ms": _round(sent.final_ms),
             "signatures": len(block.signers),
             "validators": block.validators,
             "receipt": str(receipt),
             **made,
         }
-        if code != Code.OK.name:
+        if final.code is not Code.OK:
             self.state.output.note(line)
-            meaning = MEANINGS[Code[code]].meaning if code in Code.__members__ else ""
-            where = outcome.claim.receipt.failed_op
-            error = refused(code, f"operation {(where or 0) + 1} was refused: {meaning}", **data)
-            error.details.pop("meaning", None)
-            raise error
+            self.state.output.note(f"receipt {receipt}")
+            where = f"operation {(final.failed_op or 0) + 1}"
+            raise refused(final.code.name, f"{where}: {MEANINGS[final.code].meaning}", **data)
         lines = [line, *(f"{name} {value}" for name, value in made.items()), f"receipt {receipt}"]
-        self.state.output.show(data, lines)
+        self.state.output.show({**data, "code": final.code.name}, lines)
 
 
 def _add_needed(
