@@ -11,6 +11,12 @@ does not hold them yet. `absorb` follows when the batch is synced: the base take
 overlay and its children are re-pointed to the base, which frees it. In between, reads through the
 overlays shadow the disk with equal values, so it does not matter when exactly the batch lands.
 
+A node that catches up, or whose disk lags, holds hundreds of blocks above the base, and a read
+would pass through all of their overlays. So every sixteen overlays in a row are merged into one
+that later blocks stand on instead, every sixteen merged ones into a larger one, and so on: a read
+passes a few dozen at most. Merged overlays are never changed, so blocks on older parents see what
+they saw before.
+
 Pure: no disk but the backing it reads, no clock. Owned by one task.
 """
 
@@ -20,9 +26,9 @@ from dataclasses import dataclass
 from atpar.ledger.blocks import Block, Header
 from atpar.ledger.errors import Refused
 from atpar.ledger.execute import Executed, Template, build_block, execute_block
-from atpar.ledger.state import Backing, Base, View
+from atpar.ledger.state import Backing, Base, Overlay, View
 from atpar.ledger.transactions import Transaction
-from atpar.node.limits import MAX_SPECULATIVE_BLOCKS
+from atpar.node.limits import MAX_SPECULATIVE_BLOCKS, MERGED_OVERLAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,39 @@ class Tip:
 
 class ParentUnknown(Exception):
     """The parent of a block is not executed here. The caller provides it first."""
+
+
+class _Merged(Overlay):
+    """The writes of several overlays in a row, as one."""
+
+    __slots__ = ("rank",)
+
+    def __init__(self, run: Sequence[Overlay], *, rank: int) -> None:
+        """Merge a run, newest first; the parent is that of its oldest."""
+        super().__init__(run[-1].parent)
+        self.rank = rank
+        for overlay in reversed(run):
+            for section_id, table in overlay.tables.items():
+                self.tables.setdefault(section_id, {}).update(table)
+            self.sections.update(overlay.sections)
+            self.nodes.update(overlay.nodes)
+
+
+def _merge_runs(top: Overlay) -> Overlay:
+    """Return a view equal to `top` in which no long run of overlays of one size is left."""
+    rank = 0
+    while True:
+        run: list[Overlay] = []
+        cursor: View = top
+        while isinstance(cursor, Overlay) and len(run) < MERGED_OVERLAYS:
+            if (cursor.rank if isinstance(cursor, _Merged) else 0) != rank:
+                break
+            run.append(cursor)
+            cursor = cursor.parent
+        if len(run) < MERGED_OVERLAYS:
+            return top
+        rank += 1
+        top = _Merged(run, rank=rank)
 
 
 class Executor:
@@ -60,6 +99,8 @@ class Executor:
         """Everything executed above the base, parents before children."""
         self._final_digest = digest
         self._pinned: set[bytes] = set()
+        self._views: dict[bytes, Overlay] = {}
+        """What children of a block stand on."""
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -92,7 +133,7 @@ class Executor:
         executed = self._blocks.get(digest)
         if executed is None:
             raise ParentUnknown(f"block {digest.hex()[:16]} is not executed here")
-        return Tip(executed.header, digest, executed.overlay)
+        return Tip(executed.header, digest, self._views[digest])
 
     def collect_hashes(self, digest: bytes) -> set[bytes]:
         """Return the hashes of all transactions in a block and its ancestors above the base."""
@@ -156,6 +197,7 @@ class Executor:
         if executed.digest not in self._blocks and len(self._blocks) >= self._max_blocks:
             self._evict(keep=executed.header.parent)
         self._blocks[executed.digest] = executed
+        self._views[executed.digest] = _merge_runs(executed.overlay)
 
     def _evict(self, *, keep: bytes) -> None:
         """Forget the oldest block that nobody vouched for and nothing was built upon.
@@ -167,7 +209,7 @@ class Executor:
         needed |= {keep, self._final_digest}
         for digest in self._blocks:
             if digest not in needed:
-                del self._blocks[digest]
+                del self._blocks[digest], self._views[digest]
                 return
 
     def finalize(self, digest: bytes) -> list[Executed]:
@@ -192,6 +234,7 @@ class Executor:
                 kept[key] = executed
                 keep.add(key)
         self._blocks = kept
+        self._views = {key: self._views[key] for key in kept}
         self._pinned &= kept.keys()
         return path
 
@@ -236,7 +279,7 @@ class Executor:
         for executed in reversed(path):
             self._base.absorb(executed.overlay)
             self._base_header, self._base_digest = executed.header, executed.digest
-            del self._blocks[executed.digest]
+            del self._blocks[executed.digest], self._views[executed.digest]
         for child in self._blocks.values():
             if child.header.parent == self._base_digest:
                 child.overlay.parent = self._base

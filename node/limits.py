@@ -33,6 +33,8 @@ JOURNAL_COMPACT_BYTES: Final = 8 * 1024 * 1024
 
 # ---- the executor
 MAX_SPECULATIVE_BLOCKS: Final = 256
+MERGED_OVERLAYS: Final = 16
+"""So many overlays in a row are merged into one: reads stay short while many blocks are held."""
 MAX_UNSYNCED_COMMITS: Final = 64
 """Finalised blocks whose write batch may be under way before the loop waits for the disk."""
 
@@ -81,6 +83,10 @@ BAN_FORGET_S: Final = 3_600.0
 # ---- connections
 MAX_UNIDENTIFIED_CONNECTIONS: Final = 64
 """Accepted connections that have not shown who they are; one more drops the oldest."""
+CONNECTIONS_PER_S: Final = 50
+"""Accepted from one address; more are closed before any cryptography."""
+CONNECTION_BURST: Final = 300
+MAX_REMEMBERED_ADDRESSES: Final = 1_024
 LISTEN_BACKLOG: Final = 256
 DIAL_HEAD_START_S: Final = 0.25
 """The peer with the higher code waits this long before it dials, so that two rarely collide."""
@@ -128,6 +134,8 @@ GOSSIP_REFUSAL_COST: Final = 20
 # ---- what the node remembers for its clients
 MAX_RECENT_STATES: Final = 50_000
 """Settled transactions answered from memory; admission times kept for the histogram."""
+MAX_DECODED_BLOCKS: Final = 4
+"""Kept decoded for clients that ask about many transactions of one block."""
 MAX_UETR_ANSWERS: Final = 100
 MAX_PENDING_SCAN_SLICE: Final = 500
 MAX_ALARMS_SHOWN: Final = 20
@@ -199,3 +207,4 @@ assert MAX_PROPOSAL_FRAME_BYTES < INBOX_PEER_BYTES
 assert BAN_FIRST_S < BAN_MAX_S < BAN_FORGET_S
 assert VERIFY_PIECE_SIGNATURES <= VERIFY_BATCH_SIGNATURES < MAX_VERIFY_BACKLOG_SIGNATURES
 assert MAX_TRANSACTION_BYTES < VERIFY_BATCH_BYTES < MAX_VERIFY_BACKLOG_BYTES
+assert MAX_UNIDENTIFIED_CONNECTIONS < CONNECTION_BURST

@@ -44,6 +44,8 @@ class Node:
     store: Store | None = None
     journal: Journal | None = None
     queue: deque[Input] = field(default_factory=deque)
+    planned_ms: int | None = None
+    """When its next turn is planned anyway."""
     is_busy: bool = False
     finals: list[FinalBlock] = field(default_factory=list)
     """Everything this node reported as final, over all boots."""
@@ -185,6 +187,7 @@ class Cluster:
         )
         node.queue.clear()
         node.is_busy = False
+        node.planned_ms = None
         started = node.validator.start(now_ms=self.now_ms, wall_ms=self.wall_ms)
         self._finish(node, started)
         for other in self.nodes.values():
@@ -229,11 +232,19 @@ class Cluster:
         self._schedule(node)
 
     def _schedule(self, node: Node) -> None:
-        boot = node.boots
-        self.after(0, lambda: self._turn(node, boot))
+        self._plan_at(node, self.now_ms)
+
+    def _plan_at(self, node: Node, time_ms: int) -> None:
+        if node.planned_ms is None or time_ms < node.planned_ms:
+            node.planned_ms = time_ms
+            boot = node.boots
+            self.at(time_ms, lambda: self._turn(node, boot))
 
     def _turn(self, node: Node, boot: int) -> None:
-        if not node.is_up or node.boots != boot or node.is_busy:
+        if not node.is_up or node.boots != boot or node.planned_ms != self.now_ms:
+            return
+        node.planned_ms = None
+        if node.is_busy:
             return
         validator = node.running
         decided: list[Action] = []
@@ -285,8 +296,7 @@ class Cluster:
             return
         deadline = node.running.deadline_ms
         if deadline is not None:
-            boot = node.boots
-            self.at(max(deadline, self.now_ms), lambda: self._turn(node, boot))
+            self._plan_at(node, max(deadline, self.now_ms))
 
     def _perform(self, node: Node, action: Action) -> None:  # noqa: C901
         match action:

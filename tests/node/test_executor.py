@@ -190,6 +190,35 @@ def test_building_goes_on_while_the_disk_lags_far_behind() -> None:
     assert fresh.get(BALANCES, key) == executor.final.view.get(BALANCES, key)
 
 
+def test_reads_stay_short_and_right_above_hundreds_of_blocks() -> None:
+    world = make_world()
+    executor = make_executor(world, max_blocks=1_000)
+    digest, blocks = world.digest, []
+    for amount in range(1, 301):
+        blocks.append(build(executor, digest, pay(world, amount)))
+        digest = blocks[-1].digest
+    assert count_depth(executor, digest) < 48
+    for at in (0, 14, 15, 16, 17, 254, 255, 256, 299):
+        assert posted(executor, blocks[at].digest, "BRVO/main") == sum(range(1, at + 2))
+    # A fork from the middle sees its own parent, not what was merged later.
+    fork = build(executor, blocks[40].digest, pay(world, 1_000), view=7)
+    assert posted(executor, fork.digest, "BRVO/main") == sum(range(1, 42)) + 1_000
+    again = make_executor(world, max_blocks=1_000)
+    for block in blocks:
+        again.verify(block.digest, block.block, block.transactions)
+    # Absorbing in uneven steps, with the disk behind, changes nothing that is read.
+    executor.finalize(digest)
+    for block in blocks:
+        world.backing.apply(block.overlay.encode_writes())
+    for step in (0, 6, 15, 100, 290, 299):
+        executor.absorb(blocks[step].digest)
+        assert posted(executor, digest, "BRVO/main") == sum(range(1, 301))
+        for above in blocks[step + 1 :: 23]:
+            expected = sum(range(1, blocks.index(above) + 2))
+            assert posted(executor, above.digest, "BRVO/main") == expected
+    assert len(executor) == 0
+
+
 def test_full_stack_forgets_an_unfinal_leaf_never_a_parent() -> None:
     world = make_world()
     executor = make_executor(world, max_blocks=4)
@@ -203,6 +232,17 @@ def test_full_stack_forgets_an_unfinal_leaf_never_a_parent() -> None:
     assert another.digest in executor
     again = executor.verify(leaves[0].digest, leaves[0].block, leaves[0].transactions)
     assert again.header == leaves[0].header
+
+
+def test_pinned_blocks_are_never_forgotten() -> None:
+    world = make_world()
+    executor = make_executor(world, max_blocks=3)
+    pinned = build(executor, world.digest, pay(world, 1), view=1)
+    executor.pin(pinned.digest)
+    for number in range(6):
+        build(executor, world.digest, pay(world, 10 + number), view=2 + number)
+    assert len(executor) == 3
+    assert pinned.digest in executor
 
 
 def test_replay_from_genesis_gives_the_same_roots() -> None:
