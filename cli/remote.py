@@ -7,6 +7,7 @@ everything that has not changed since. Nothing rests on it but advice; the ledge
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
 from atpar.cli.chain import Chain
@@ -24,11 +25,8 @@ from atpar.ledger.records import (
     ASSETS,
     FREEZES,
     HOLDS,
-    NO_RESERVE,
     RESERVES,
-    Asset,
     FreezeOrder,
-    Hold,
     HoldKind,
     HoldStatus,
     new_account,
@@ -45,7 +43,10 @@ UNKNOWN: Final = frozenset(
 
 
 class RemoteView:
-    """Records of the final state, read from a node one by one and kept for this command."""
+    """Records of the final state, read from a node one by one and kept for this command.
+
+    Of assets, reserves and holds only the fields that decide who must sign are there.
+    """
 
     def __init__(self, state: State, genesis: View) -> None:
         self._state = state
@@ -101,13 +102,13 @@ class RemoteView:
         return self._genesis.get(section, key)
 
 
-def _make_asset(answer: dict[str, Any]) -> Asset:
-    return Asset(
+def _make_asset(answer: dict[str, Any]) -> Any:
+    """Return what the rules for principals look at in an asset's record."""
+    return SimpleNamespace(
         issuer=answer["issuer"],
         currency=answer["currency"],
         scale=answer["scale"],
         terms=from_json(AssetTerms, answer["terms"]),
-        paused=0,
     )
 
 
@@ -115,27 +116,16 @@ def _make_reserve(answer: dict[str, Any]) -> Any:
     reserve = answer["reserve"]
     if reserve is None:
         return None
-    from msgspec.structs import replace
-
     listed = tuple(bytes.fromhex(hold) for hold in reserve["paid_not_burned"])
-    return replace(NO_RESERVE, sequence=reserve["sequence"], paid_not_burned=listed)
+    return SimpleNamespace(sequence=reserve["sequence"], paid_not_burned=listed)
 
 
-def _make_hold(answer: dict[str, Any]) -> Hold:
-    amount = int(answer["amount"])
-    return Hold(
+def _make_hold(answer: dict[str, Any]) -> Any:
+    return SimpleNamespace(
         kind=HoldKind.REDEMPTION,
         status=HoldStatus(answer["status"]),
         asset=answer["asset"],
         debtor=answer["holder"],
-        creditor=answer["holder"],
-        amount=amount,
-        captured=0,
-        released=0,
-        burned=0,
-        placed_at_ms=answer["placed_at_ms"],
-        position=0,
-        redemption=None,
     )
 
 
