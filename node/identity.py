@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -204,7 +204,7 @@ class Roots:
         """
         try:
             leaf = x509.load_der_x509_certificate(leaf_der)
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             return None
         for participant, root in self._roots:
             if leaf != root and _is_issued_by(leaf, root):
@@ -270,7 +270,8 @@ def check_own_leaf(roots: Roots, participant: str, certificate: Path) -> x509.Ce
 def _is_issued_by(leaf: x509.Certificate, root: x509.Certificate) -> bool:
     try:
         leaf.verify_directly_issued_by(root)
-    except (InvalidSignature, ValueError, TypeError):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+        # Whatever a registered institution puts into a leaf, it must not raise anything else here.
         return False
     return True
 

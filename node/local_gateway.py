@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from atpar.ledger.blocks import Header
+from atpar.ledger.blocks import Block, Header
 from atpar.ledger.codes import Code
 from atpar.ledger.operations import Transfer
 from atpar.ledger.receipts import Receipt
@@ -32,7 +32,9 @@ from atpar.node.gateway import (
 )
 from atpar.node.gossip import Gossip
 from atpar.node.limits import (
+    ADMISSION_SLICE,
     MAX_ALARMS_SHOWN,
+    MAX_DECODED_BLOCKS,
     MAX_PENDING_SCAN_SLICE,
     MAX_RECENT_STATES,
     MAX_UETR_ANSWERS,
@@ -93,6 +95,7 @@ class LocalGateway:
         self._started_at_ms = clock.wall_ms()
         self._recent: OrderedDict[bytes, TransactionState] = OrderedDict()
         """The last settled states: final ones, and those refused or expired here."""
+        self._blocks: OrderedDict[int, tuple[Block, tuple[Receipt, ...]]] = OrderedDict()
         self._waiters: dict[bytes, list[_Waiter]] = {}
         self._admitted_at: OrderedDict[bytes, float] = OrderedDict()
         self._alarms: OrderedDict[str, None] = OrderedDict()
@@ -111,7 +114,11 @@ class LocalGateway:
             return [self._state_not_ready(raw) for raw in envelopes]
         outcomes = await self._admission.admit(envelopes, Priority.CLIENTS)
         self._note_admitted(outcomes)
-        return [self._describe(outcome) for outcome in outcomes]
+        states = []
+        for position, outcome in enumerate(outcomes):
+            await _yield_now_and_then(position)
+            states.append(self._describe(outcome))
+        return states
 
     def _note_admitted(self, outcomes: Sequence[Outcome]) -> None:
         now = trio.current_time()
@@ -150,7 +157,11 @@ class LocalGateway:
 
     async def lookup(self, tx_hashes: Sequence[bytes]) -> list[TransactionState]:
         """Return what is known of each, in order; UNKNOWN where nothing is."""
-        return [self._look_up(tx_hash) for tx_hash in tx_hashes]
+        states = []
+        for position, tx_hash in enumerate(tx_hashes):
+            await _yield_now_and_then(position)
+            states.append(self._look_up(tx_hash))
+        return states
 
     def _look_up(self, tx_hash: bytes, *, fallback: Transaction | None = None) -> TransactionState:
         recent = self._recent.get(tx_hash)
@@ -176,12 +187,21 @@ class LocalGateway:
 
     def _state_final(self, height: int, index: int) -> TransactionState:
         """Return the state of an executed transaction, from the disk."""
-        block = self._store.get_block(height)
-        receipts = self._store.get_receipts(height)
-        assert block is not None, f"the index names height {height}, which has no block"
-        assert receipts is not None, f"the index names height {height}, which has no receipts"
+        block, receipts = self._read_block(height)
         tx = decode_transaction(block.transactions[index])
         return _finish(tx, receipts[index], block.header, index)
+
+    def _read_block(self, height: int) -> tuple[Block, tuple[Receipt, ...]]:
+        """Return a final block with its receipts; the last few are kept decoded."""
+        found = self._blocks.get(height)
+        if found is None:
+            block, receipts = self._store.get_block(height), self._store.get_receipts(height)
+            assert block is not None, f"the index names height {height}, which has no block"
+            assert receipts is not None, f"the index names height {height}, which has no receipts"
+            found = self._blocks[height] = block, receipts
+            while len(self._blocks) > MAX_DECODED_BLOCKS:
+                self._blocks.popitem(last=False)
+        return found
 
     async def find(self, *, sender: str, tx_id: bytes) -> TransactionState | None:
         """Return the transaction of a sender with this id, executed or pending; None if none."""
@@ -211,16 +231,32 @@ class LocalGateway:
         self, tx_hashes: Sequence[bytes], *, timeout_s: float
     ) -> list[TransactionState]:
         """Wait until every one is final, rejected or expired, at most `timeout_s`."""
-        waiter = _Waiter(h for h in tx_hashes if self._look_up(h).status not in _SETTLED)
-        if waiter.open and self.state is not NodeState.STOPPING:
-            for tx_hash in waiter.open:
-                self._waiters.setdefault(tx_hash, []).append(waiter)
-            try:
-                with trio.move_on_after(timeout_s):
-                    await waiter.done.wait()
-            finally:
-                self._forget_waiter(waiter)
-        return await self.lookup(tx_hashes)
+        waiter = _Waiter(tx_hashes)
+        # Registered before anything is looked up: what settles meanwhile is not missed.
+        for tx_hash in waiter.open:
+            self._waiters.setdefault(tx_hash, []).append(waiter)
+        try:
+            states = await self.lookup(tx_hashes)
+            if any(state.status not in _SETTLED for state in states):
+                self._release_settled(waiter, tx_hashes, states)
+                if self.state is not NodeState.STOPPING:
+                    with trio.move_on_after(timeout_s):
+                        await waiter.done.wait()
+                states = await self.lookup(tx_hashes)
+        finally:
+            self._forget_waiter(waiter)
+        return states
+
+    def _release_settled(
+        self, waiter: _Waiter, tx_hashes: Sequence[bytes], states: Sequence[TransactionState]
+    ) -> None:
+        """Take what is settled already out of a wait."""
+        for tx_hash, state in zip(tx_hashes, states, strict=True):
+            if state.status in _SETTLED and tx_hash in waiter.open:
+                waiter.open.discard(tx_hash)
+                self._remove_waiter(tx_hash, waiter)
+        if not waiter.open:
+            waiter.done.set()
 
     async def wait_height_above(self, height: int) -> int:
         """Wait until a block above `height` is final and readable; return the final height."""
@@ -230,10 +266,13 @@ class LocalGateway:
 
     def _forget_waiter(self, waiter: _Waiter) -> None:
         for tx_hash in waiter.open:
-            waiters = self._waiters[tx_hash]
-            waiters.remove(waiter)
-            if not waiters:
-                del self._waiters[tx_hash]
+            self._remove_waiter(tx_hash, waiter)
+
+    def _remove_waiter(self, tx_hash: bytes, waiter: _Waiter) -> None:
+        waiters = self._waiters[tx_hash]
+        waiters.remove(waiter)
+        if not waiters:
+            del self._waiters[tx_hash]
 
     def _settle(self, tx_hash: bytes, state: TransactionState) -> None:
         """Remember a state that will not change, and end the waits for it."""
@@ -394,6 +433,12 @@ class LocalGateway:
     def on_halt(self, halt: actions.Halt) -> None:
         """The node stops for safety."""
         self.state, self.detail = NodeState.HALTED, halt.message
+
+
+async def _yield_now_and_then(position: int) -> None:
+    """Let other tasks run every few items of a long list."""
+    if position % ADMISSION_SLICE == ADMISSION_SLICE - 1:
+        await trio.lowlevel.checkpoint()
 
 
 def _remember(book: OrderedDict[bytes, T], key: bytes, value: T) -> None:

@@ -7,7 +7,7 @@ A peer that sends too fast is read more slowly. A peer that breaks the protocol 
 out for a time that doubles.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,6 +21,8 @@ from atpar.node.limits import (
     BAN_FIRST_S,
     BAN_FORGET_S,
     BAN_MAX_S,
+    CONNECTION_BURST,
+    CONNECTIONS_PER_S,
     INBOX_PEER_BYTES,
     MAX_AWAY_VOTES,
     MAX_QUEUED_CONTROL_BYTES,
@@ -30,6 +32,7 @@ from atpar.node.limits import (
     MAX_QUEUED_SNAPSHOT_BYTES,
     MAX_QUEUED_TRANSACTION_BYTES,
     MAX_QUEUED_VOTE_BYTES,
+    MAX_REMEMBERED_ADDRESSES,
     RATE_BYTES_PER_S,
     RATE_FRAMES_PER_S,
     SEND_BATCH_BYTES,
@@ -45,6 +48,8 @@ class Drop(StrEnum):
     """Too slow to show who it is."""
     EVICTED = "evicted"
     """Too many strangers at once; this one had waited longest."""
+    FLOOD = "flood"
+    """Too many connections a second from one address."""
     UNREGISTERED = "unregistered"
     WRONG_PEER = "wrong_peer"
     """Another institution answers at the address."""
@@ -267,10 +272,40 @@ class RateLimit:
 
     def charge(self, amount: float, *, now: float) -> float:
         """Spend tokens, going into debt if need be; return the seconds until it is paid."""
-        gained = 0.0 if self._at == -inf else (now - self._at) * self.per_s
-        self._tokens = min(self.burst, self._tokens + gained) - amount
-        self._at = now
+        self._gain(now)
+        self._tokens -= amount
         return max(0.0, -self._tokens / self.per_s)
+
+    def spend(self, amount: float, *, now: float) -> bool:
+        """Spend tokens if they are there; return whether they were."""
+        self._gain(now)
+        if self._tokens < amount:
+            return False
+        self._tokens -= amount
+        return True
+
+    def _gain(self, now: float) -> None:
+        gained = 0.0 if self._at == -inf else (now - self._at) * self.per_s
+        self._tokens = min(self.burst, self._tokens + gained)
+        self._at = now
+
+
+class AddressLimits:
+    """One bucket of accepted connections for each address that has lately connected."""
+
+    def __init__(self) -> None:
+        self._limits: OrderedDict[str, RateLimit] = OrderedDict()
+
+    def is_flooding(self, address: str, *, now: float) -> bool:
+        """Count a connection from an address; return whether it is one too many."""
+        limit = self._limits.get(address)
+        if limit is None:
+            limit = RateLimit(per_s=CONNECTIONS_PER_S, burst=CONNECTION_BURST)
+            self._limits[address] = limit
+            if len(self._limits) > MAX_REMEMBERED_ADDRESSES:
+                self._limits.popitem(last=False)
+        self._limits.move_to_end(address)
+        return not limit.spend(1, now=now)
 
 
 class Bans:

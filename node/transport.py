@@ -47,6 +47,7 @@ from atpar.node.limits import (
 from atpar.node.logs import get_logger
 from atpar.node.metrics import Metrics
 from atpar.node.peers import (
+    AddressLimits,
     Bans,
     Drop,
     Inbox,
@@ -235,6 +236,7 @@ class Network:
         self._instance = self._rng.randbytes(INSTANCE_BYTES)
         self._accepting, self._dialing = make_contexts(roots, certificate, key)
         self._strangers: dict[trio.CancelScope, None] = {}
+        self._addresses = AddressLimits()
         self._welcomes = 0
         self._changed = trio.Event()
 
@@ -321,6 +323,10 @@ class Network:
 
     async def _accept(self, tcp: trio.SocketStream) -> None:
         """Serve one accepted connection; nothing it does reaches further than its own end."""
+        if self._is_flood(tcp):
+            self._count(Drop.FLOOD)
+            await trio.aclose_forcefully(tcp)
+            return
         with trio.CancelScope() as scope:
             if len(self._strangers) >= MAX_UNIDENTIFIED_CONNECTIONS:
                 oldest = next(iter(self._strangers))
@@ -338,6 +344,13 @@ class Network:
                 self._strangers.pop(scope, None)
                 with contextlib.suppress(OSError):
                     await trio.aclose_forcefully(tcp)
+
+    def _is_flood(self, tcp: trio.SocketStream) -> bool:
+        try:
+            address = str(tcp.socket.getpeername()[0])
+        except OSError:  # it has gone already
+            return False
+        return self._addresses.is_flooding(address, now=trio.current_time())
 
     async def _keep_dialing(self, peer: Peer) -> None:
         """Dial a peer whenever there is no connection to it, ever more slowly."""

@@ -180,6 +180,19 @@ async def test_unknown_hash_is_unknown_and_a_wait_for_it_ends_at_the_timeout(
         assert made.gateway._waiters == {}
 
 
+async def test_wait_for_settled_and_open_ones_ends_with_the_last(tmp_path: Path) -> None:
+    async with desk(tmp_path) as made:
+        first, second = made.pay(), made.pay(2)
+        await made.gateway.submit([first.raw])
+        await made.gateway.wait_final([first.hash], timeout_s=DEADLINE_S)
+        await made.gateway.submit([second.raw])
+        hashes = [first.hash, second.hash, first.hash, second.hash]
+        states = await made.gateway.wait_final(hashes, timeout_s=DEADLINE_S)
+        assert [state.tx_hash for state in states] == hashes
+        assert {state.status for state in states} == {TxStatus.FINAL}
+        assert made.gateway._waiters == {}
+
+
 async def test_transaction_is_found_by_its_own_names(tmp_path: Path) -> None:
     async with desk(tmp_path) as made:
         tx = made.pay()

@@ -8,14 +8,17 @@ from atpar.node.framing import HEADER_BYTES, Channel, Frame, FrameDecoder
 from atpar.node.limits import (
     BAN_FORGET_S,
     BAN_MAX_S,
+    CONNECTION_BURST,
     MAX_AWAY_VOTES,
     MAX_PROPOSAL_FRAME_BYTES,
     MAX_QUEUED_FRAMES,
     MAX_QUEUED_TRANSACTION_BYTES,
     MAX_QUEUED_VOTE_BYTES,
+    MAX_REMEMBERED_ADDRESSES,
 )
 from atpar.node.peers import (
     MAX_QUEUED_BYTES,
+    AddressLimits,
     Bans,
     Inbox,
     PeerSpec,
@@ -219,6 +222,25 @@ def test_rate_limit_lets_a_burst_pass_and_then_the_rate() -> None:
     assert limit.charge(1, now=0.2) == pytest.approx(0.1)
     assert limit.charge(20, now=100.0) == 0.0
     assert limit.charge(1, now=100.0) == pytest.approx(0.1)
+
+
+def test_rate_limit_that_is_spent_refuses_without_debt() -> None:
+    limit = RateLimit(per_s=10, burst=2)
+    assert [limit.spend(1, now=0.0) for _ in range(4)] == [True, True, False, False]
+    assert limit.spend(1, now=0.1)
+    assert not limit.spend(1, now=0.1)
+
+
+def test_connections_are_limited_by_address() -> None:
+    limits = AddressLimits()
+    for _ in range(CONNECTION_BURST):
+        assert not limits.is_flooding("10.0.0.1", now=0.0)
+    assert limits.is_flooding("10.0.0.1", now=0.0)
+    assert not limits.is_flooding("10.0.0.2", now=0.0)
+    assert not limits.is_flooding("10.0.0.1", now=1.0)
+    for number in range(MAX_REMEMBERED_ADDRESSES):
+        limits.is_flooding(f"host {number}", now=1.0)
+    assert len(limits._limits) == MAX_REMEMBERED_ADDRESSES
 
 
 def test_bans_double_up_to_a_bound_and_are_forgotten() -> None:

@@ -14,7 +14,10 @@ import trio
 from atpar.ledger.codec import encode
 from atpar.node.framing import Channel, FrameDecoder, encode_frame
 from atpar.node.identity import Credential, create_root, issue_leaf
-from atpar.node.limits import MAX_UNIDENTIFIED_CONNECTIONS
+from atpar.node.limits import (
+    CONNECTION_BURST,
+    MAX_UNIDENTIFIED_CONNECTIONS,
+)
 from atpar.node.peers import Drop
 from atpar.node.transport import CONTROL, PROTOCOL_VERSION, Hello, Stream, Welcome
 from tests.node.network import (
@@ -267,6 +270,17 @@ async def test_flood_of_connections_is_bounded_and_the_network_lives(tmp_path: P
             assert alfa.network.strangers <= MAX_UNIDENTIFIED_CONNECTIONS
         await alfa.wait_dropped(Drop.EVICTED, flood - MAX_UNIDENTIFIED_CONNECTIONS)
         assert alfa.network.strangers <= MAX_UNIDENTIFIED_CONNECTIONS
+        await check_alive(nodes)
+
+
+async def test_flood_beyond_the_rate_is_closed_before_tls(tmp_path: Path) -> None:
+    async with running(tmp_path, CODES[:2]) as nodes:
+        count = 0
+        while not nodes[0].count_dropped(Drop.FLOOD):
+            await trio.aclose_forcefully(await connect(nodes[0]))
+            count += 1
+            assert count < 10 * CONNECTION_BURST
+        assert count > CONNECTION_BURST
         await check_alive(nodes)
 
 
