@@ -112,7 +112,7 @@ def _describe_struct(value: msgspec.Struct, money: _Money) -> Iterator[tuple[str
 
 
 def _format(name: str, value: object) -> str | None:
-    if value is None or value == ():
+    if value is None or value in ((), ""):
         return None
     if isinstance(value, bool):
         return "yes" if value else "no"

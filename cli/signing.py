@@ -23,7 +23,7 @@ from atpar.cli.context import (
     node_options,
     output_options,
 )
-from atpar.cli.describe import describe_body, get_debtors
+from atpar.cli.describe import describe_body, get_debtors, summarise
 from atpar.cli.errors import (
     ConfigurationProblem,
     Interrupted,
@@ -39,7 +39,7 @@ from atpar.cli.remote import Authority, Principal, compute_authority, make_view
 from atpar.cli.submit import Sent, get_ids, send_until_final
 from atpar.cli.txfile import TxFile
 from atpar.ledger.codec import encode
-from atpar.ledger.codes import MEANINGS, Code
+from atpar.ledger.codes import Code
 from atpar.ledger.context import compute_entry_id
 from atpar.ledger.hashing import HashTag, SignKind
 from atpar.ledger.operations import Freeze, Operation, Redeem
@@ -412,10 +412,11 @@ class Session:
         if final.code is not Code.OK:
             self.state.output.note(line)
             self.state.output.note(f"receipt {receipt}")
-            where = f"operation {(final.failed_op or 0) + 1}"
-            raise refused(final.code.name, f"{where}: {MEANINGS[final.code].meaning}", **data)
+            number = final.failed_op or 0
+            op = summarise(final.transaction.body.ops[number], self.chain.scales)
+            raise refused(final.code.name, f"operation {number + 1}, {op}", **data)
         lines = [line, *(f"{name} {value}" for name, value in made.items()), f"receipt {receipt}"]
-        self.state.output.show({**data, "code": final.code.name}, lines)
+        self.state.output.show({"code": final.code.name, **data}, lines)
 
 
 def _add_needed(
