@@ -6,7 +6,7 @@ routes do is in `api_transactions.py`, `api_state.py` and `api_chain.py`; the ev
 `stream.py`; the server underneath is `http_server.py`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -359,17 +359,18 @@ class Api:
 def make_api(gateway: Gateway, options: ApiOptions, metrics: Metrics) -> Api:
     """Return the API of a node. It holds no resource that needs closing."""
     context = ApiContext(gateway, options, metrics)
+    routes = [
+        StarletteRoute(
+            route.path,
+            partial(_serve, context, route),
+            methods=[route.method],
+            name=f"{route.method} {route.path}",
+        )
+        for route in ROUTES
+    ]
     app = Starlette(
-        routes=[
-            StarletteRoute(
-                route.path,
-                partial(_serve, context, route),
-                methods=[route.method],
-                name=f"{route.method} {route.path}",
-            )
-            for route in ROUTES
-        ],
-        exception_handlers={HTTPException: partial(_serve_unrouted, context)},
+        routes=routes,
+        exception_handlers={HTTPException: partial(_serve_unrouted, context, routes)},
     )
     app.router.redirect_slashes = False
     return Api(app, context)
@@ -447,12 +448,20 @@ def _shed(context: ApiContext, route: Route) -> None:
         )
 
 
-async def _serve_unrouted(context: ApiContext, request: Request, error: Exception) -> Response:
+async def _serve_unrouted(
+    context: ApiContext, routes: Sequence[StarletteRoute], request: Request, error: Exception
+) -> Response:
     """Answer a request that no route takes."""
     assert isinstance(error, HTTPException)
     path = request.url.path[:200]
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+    methods = {
+        method
+        for route in routes
+        if route.path_regex.match(request.scope["path"])
+        for method in route.methods or ()
+    }
+    if methods:
+        allowed = ", ".join(sorted(methods))
         problem = Problem(
             ApiCode.METHOD_NOT_ALLOWED,
             f"{request.method[:20]} {path}: the route takes {allowed}",

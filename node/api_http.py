@@ -6,7 +6,7 @@ and decimal strings (`ledger/jsonform.py`); asked for MessagePack they keep `bin
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -347,12 +347,13 @@ async def read_body(call: Call) -> bytes:
     body = bytearray()
     try:
         with trio.fail_after(options.body_timeout_s):
-            async for chunk in request.stream():
-                size = len(body) + len(chunk)
-                if size > options.max_request_bytes:
-                    raise _too_large(f"{size} and more", options.max_request_bytes)
-                _charge(call, len(chunk))
-                body += chunk
+            async with aclosing(request.stream()) as stream:
+                async for chunk in stream:
+                    size = len(body) + len(chunk)
+                    if size > options.max_request_bytes:
+                        raise _too_large(f"{size} and more", options.max_request_bytes)
+                    _charge(call, len(chunk))
+                    body += chunk
     except trio.TooSlowError:
         raise Problem(
             ApiCode.BODY_TIMEOUT, f"the body did not come within {options.body_timeout_s:.0f} s"
