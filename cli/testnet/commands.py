@@ -8,10 +8,13 @@ from typing import Any
 
 import click
 
+from atpar.cli.amounts import format_amount
 from atpar.cli.context import State, output_options, pass_state
 from atpar.cli.errors import WrongUsage
 from atpar.cli.output import table
 from atpar.cli.testnet import watch
+from atpar.cli.testnet.attester import attest_all, keep_attesting
+from atpar.cli.testnet.layout import create_testnet, list_container_seats
 from atpar.cli.testnet.lifecycle import bring_up, prepare, temporary_network
 from atpar.cli.testnet.network import (
     NodeView,
@@ -23,8 +26,9 @@ from atpar.cli.testnet.network import (
     stop_network,
     wait_returned,
 )
+from atpar.cli.testnet.officers import ATTESTED
 from atpar.cli.testnet.processes import is_running
-from atpar.cli.testnet.recipe import HKD, ISSUER
+from atpar.cli.testnet.recipe import CNH, HKD, ISSUER, SCALE
 from atpar.cli.testnet.record import DEFAULT_DIR, TestnetRecord, load_record, locked
 from atpar.ledger.certificates import compute_quorum
 
@@ -159,6 +163,25 @@ def _introduce(folder: Path, record: TestnetRecord) -> list[str]:
     ]
 
 
+@testnet_command.command("prepare")
+@validators_option
+@dir_option
+@output_options
+@pass_state
+def prepare_command(state: State, *, validators: int, folder: Path) -> None:
+    """Write the folder of a network that runs in containers v1, v2, …; start nothing.
+
+    Each node's home is DIR/v1, DIR/v2, …: run it with `atpar node run --home DIR/v1` in a
+    container of that name. Safe to repeat.
+    """
+    with locked(folder):
+        if not (folder / "testnet.json").exists():
+            create_testnet(folder, list_container_seats(validators), port_base=0)
+        record = load_record(folder)
+    homes = ", ".join(each.name for each in record.validators)
+    state.output.show(_describe(folder, record), f"chain {record.name} in {folder}: {homes}")
+
+
 @testnet_command.command("stop")
 @dir_option
 @output_options
@@ -268,6 +291,24 @@ def _choose(record: TestnetRecord, which: str) -> list[int]:
     if which.lower() == "all":
         return list(range(len(record.validators)))
     return [record.find(which)]
+
+
+@testnet_command.command("attest")
+@dir_option
+@click.option("--every", type=click.FloatRange(1), metavar="SECONDS", help="Again and again.")
+@output_options
+@pass_state
+def attest_command(state: State, *, folder: Path, every: float | None) -> None:
+    """Let the custodian attest the reserves and the auditor countersign them."""
+    record = load_record(folder)
+    if every is not None:
+        keep_attesting(folder, every_s=every, say=state.output.note)
+        return
+    attest_all(folder, record)
+    amount = format_amount(ATTESTED, scale=SCALE)
+    state.output.show(
+        {"attested": {asset: str(ATTESTED) for asset in (HKD, CNH)}}, f"attested {amount} each"
+    )
 
 
 @testnet_command.command("mint")

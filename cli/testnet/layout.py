@@ -2,6 +2,8 @@
 
 import secrets
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -44,8 +46,38 @@ from atpar.node.keystore import LOCAL_LOG2_N, create_seed, write_key
 GENESIS_FILE: Final = "genesis.json"
 
 
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where one validator listens, and where others find it."""
+
+    api_listen: str
+    network_listen: str
+    api: str
+    """URL of its API."""
+    network: str
+    """host:port for the other validators."""
+
+
+def list_local_seats(port_base: int, count: int) -> list[Seat]:
+    """Return the seats of validators on this machine: neighbouring ports of the loopback."""
+    seats = []
+    for api_port, network_port in list_ports(port_base, count):
+        api, network = f"{HOST}:{api_port}", f"{HOST}:{network_port}"
+        seats.append(Seat(api, network, f"http://{api}", network))
+    return seats
+
+
+def list_container_seats(count: int) -> list[Seat]:
+    """Return the seats of validators in containers named v1, v2, …"""
+    everywhere = "0.0.0.0"  # noqa: S104 - inside a container; what is published is decided outside
+    return [
+        Seat(f"{everywhere}:7101", f"{everywhere}:7201", f"http://v{n}:7101", f"v{n}:7201")
+        for n in range(1, count + 1)
+    ]
+
+
 def create_testnet(
-    folder: Path, *, validators: int, port_base: int, load_accounts: int = 0, workers: int = 0
+    folder: Path, seats: Sequence[Seat], *, port_base: int, load_accounts: int = 0, workers: int = 0
 ) -> tuple[TestnetRecord, World]:
     """Write everything a testnet needs into a folder, which may hold nothing else.
 
@@ -55,9 +87,9 @@ def create_testnet(
     Raises:
         WrongUsage: an impossible number of validators, or the folder is in use.
     """
-    if not MIN_BANKS <= validators <= MAX_BANKS:
+    if not MIN_BANKS <= len(seats) <= MAX_BANKS:
         raise WrongUsage(
-            f"{validators} validators; {MIN_BANKS} to {MAX_BANKS} are possible",
+            f"{len(seats)} validators; {MIN_BANKS} to {MAX_BANKS} are possible",
             advice=f"use --validators {MIN_BANKS}",
         )
     if (folder / RECORD).exists() or (folder / GENESIS_FILE).exists():
@@ -65,13 +97,12 @@ def create_testnet(
             f"{folder} holds a testnet already",
             advice=f"choose another folder with --dir, or remove {folder}",
         )
-    ports = list_ports(port_base, validators)
     places = []
-    for index, (_, network_port) in enumerate(ports):
+    for index, seat in enumerate(seats):
         home = folder / f"v{index + 1}"
         (home / "keys").mkdir(parents=True)
         root = create_identity(home / "keys", BANKS[index])
-        places.append(Place(f"{HOST}:{network_port}", root))
+        places.append(Place(seat.network, root))
     world = build_world(
         places,
         name=f"local-{secrets.token_hex(2)}",
@@ -85,7 +116,7 @@ def create_testnet(
     for index, code in enumerate(world.validators):
         home = folder / f"v{index + 1}"
         (home / GENESIS_FILE).write_bytes(document)
-        _write_node(home, world, genesis, code=code, ports=ports[index], workers=workers)
+        _write_node(home, world, genesis, code=code, seat=seats[index], workers=workers)
     record = TestnetRecord(
         format=FORMAT,
         name=world.document.name,
@@ -96,8 +127,8 @@ def create_testnet(
             ValidatorRecord(
                 name=f"v{index + 1}",
                 participant=code,
-                api=f"http://{HOST}:{ports[index][0]}",
-                network=f"{HOST}:{ports[index][1]}",
+                api=seats[index].api,
+                network=seats[index].network,
                 process=None,
             )
             for index, code in enumerate(world.validators)
@@ -110,19 +141,18 @@ def create_testnet(
 
 
 def _write_node(
-    home: Path, world: World, genesis: Genesis, *, code: str, ports: tuple[int, int], workers: int
+    home: Path, world: World, genesis: Genesis, *, code: str, seat: Seat, workers: int
 ) -> None:
     """Write one node's home as `atpar node init` leaves it."""
     vote = world.rings[code].get_signer(VOTE_KEY)
     seed = world.rings[code].seeds[VOTE_KEY]
     write_key(home / "keys" / "vote.key", seed=seed, passphrase=PASSPHRASE, log2_n=LOCAL_LOG2_N)
     _write_private(home / PASSPHRASE_FILE, PASSPHRASE)
-    api_port, network_port = ports
     config = NodeConfig(
         node=NodeSection(participant=code),
         keys=KeysSection(passphrase_file=Path(PASSPHRASE_FILE)),
-        network=NetworkSection(listen=f"{HOST}:{network_port}"),
-        api=ApiSection(listen=f"{HOST}:{api_port}"),
+        network=NetworkSection(listen=seat.network_listen),
+        api=ApiSection(listen=seat.api_listen),
         verifier=VerifierSection(workers=workers),
         log=LogSection(file=Path("logs/node.log")),
     )

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from atpar.cli.errors import ConfigurationProblem
-from atpar.cli.testnet.layout import create_testnet
+from atpar.cli.testnet.attester import attest_all
+from atpar.cli.testnet.layout import create_testnet, list_local_seats
 from atpar.cli.testnet.network import (
     look,
     start_nodes,
@@ -16,9 +17,7 @@ from atpar.cli.testnet.network import (
     wait_connected,
     wait_height,
 )
-from atpar.cli.testnet.officers import Officers
 from atpar.cli.testnet.ports import NoPortsFree, claim_ports, release_ports
-from atpar.cli.testnet.recipe import CNH, HKD
 from atpar.cli.testnet.record import RECORD, TestnetRecord, load_record, locked
 
 Say = Callable[[str], None]
@@ -44,7 +43,7 @@ def prepare(
     try:
         record, _ = create_testnet(
             folder,
-            validators=validators,
+            list_local_seats(base, validators),
             port_base=base,
             load_accounts=load_accounts,
             workers=workers,
@@ -76,9 +75,7 @@ def bring_up(folder: Path, record: TestnetRecord, say: Say, *, attest: bool) -> 
     step("quorum connected")
     height = max(view.height or 0 for view in look(record)) + 1
     if attest:
-        officers = Officers(folder, record)
-        for asset in (HKD, CNH):
-            officers.attest(asset)
+        attest_all(folder, record)
     wait_height(folder, record, height)
     step(f"block {height} final")
     return record

@@ -25,6 +25,7 @@ from atpar.cli.testnet.processes import (
 from atpar.cli.testnet.record import TestnetRecord, ValidatorRecord, load_record, save_record
 
 START_TIMEOUT_S: Final = 60.0
+ATTEST_EVERY_S: Final = "600"
 LAUNCHER: Final = "import sys; from atpar.cli.main import main; sys.exit(main())"
 """Runs `atpar` with this very interpreter, wherever its script was installed."""
 
@@ -92,7 +93,9 @@ def start_nodes(folder: Path, record: TestnetRecord) -> TestnetRecord:
 def start_attester(folder: Path) -> TestnetRecord:
     """Start the helper that keeps the reserve attested while a testnet runs."""
     process = start(
-        [sys.executable, "-m", "atpar.cli.testnet.attester", str(folder.resolve())],
+        make_command(
+            "testnet", "attest", "--dir", str(folder.resolve()), "--every", ATTEST_EVERY_S
+        ),
         log=folder / "logs" / "attester.log",
         cwd=folder,
     )
