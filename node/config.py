@@ -131,15 +131,6 @@ class VerifierSection(Settings, frozen=True):
         return max(1, (os.cpu_count() or 1) - 1)
 
 
-class StorageSection(Settings, frozen=True):
-    """The database."""
-
-    cache_bytes: Annotated[int, Meta(ge=1_048_576, le=2**40)] = 64 * 1024 * 1024
-    """LevelDB's block cache."""
-    cache_records: Annotated[int, Meta(ge=100, le=100_000_000)] = 100_000
-    """Decoded records kept in front of it."""
-
-
 class LogSection(Settings, frozen=True):
     """Logs: one JSON object a line."""
 
@@ -158,7 +149,6 @@ class NodeConfig(Settings, frozen=True):
     consensus: ConsensusSection = ConsensusSection()
     mempool: MempoolSection = MempoolSection()
     verifier: VerifierSection = VerifierSection()
-    storage: StorageSection = StorageSection()
     log: LogSection = LogSection()
 
     @property
