@@ -5,7 +5,7 @@ A limit that can be reached from outside has a test at the limit and one past it
 
 from typing import Final
 
-from atpar.consensus.limits import MAX_MESSAGE_BYTES
+from atpar.consensus.limits import MAX_MESSAGE_BYTES, MAX_RECORD_BYTES
 from atpar.ledger.certificates import MAX_CERTIFICATE_BYTES
 from atpar.ledger.limits import (
     MAX_BLOCK_BYTES,
@@ -192,7 +192,7 @@ MAX_RECORDS_EXAMINED: Final = 2_000
 """Most records that one request of a filtered listing looks at; the next page goes on."""
 
 assert MAX_BLOCK_BYTES < MAX_JOURNAL_RECORD_BYTES
-assert MAX_CERTIFICATE_BYTES < MAX_JOURNAL_RECORD_BYTES
+assert MAX_CERTIFICATE_BYTES < MAX_RECORD_BYTES <= MAX_JOURNAL_RECORD_BYTES
 assert MAX_JOURNAL_RECORD_BYTES < JOURNAL_COMPACT_BYTES < MAX_JOURNAL_BYTES
 assert MAX_BLOCK_TRANSACTIONS * 2 <= MAX_VERIFIED_ENVELOPES
 assert MEMPOOL_MAX_BYTES > 4 * MAX_BLOCK_BYTES

@@ -2,12 +2,14 @@
 
 import hashlib
 
+from msgspec.structs import replace
+
 from atpar.ledger.blocks import Block, Header, compute_digest
 from atpar.ledger.certificates import Finalization, Proposition
 from atpar.ledger.codec import encode
 from atpar.ledger.operations import Transfer
 from atpar.ledger.receipts import Receipt
-from atpar.ledger.records import BALANCES, Balance, Posting, balance_key
+from atpar.ledger.records import BALANCES, NO_BALANCE, Posting, balance_key
 from atpar.ledger.state import Base, MemoryBacking, Overlay
 from atpar.ledger.transactions import (
     VERSION,
@@ -86,7 +88,7 @@ class Chain:
 
     def _write_balances(self, overlay: Overlay) -> None:
         for account, posted in self.balances.items():
-            overlay.put(BALANCES, balance_key(ASSET, account), Balance(posted, 0, 0, 0, 0))
+            overlay.put(BALANCES, balance_key(ASSET, account), replace(NO_BALANCE, posted=posted))
 
     def next(self, *transactions: Transaction, final_above: int = 0) -> FinalBlock:
         """Return the next block, finalised by the block `final_above` heights above it."""
