@@ -1,4 +1,4 @@
-"""kill -9 in the middle of commits: the store opens again at a height that was reported or later."""
+"""kill -9 in the middle of commits: the store opens at a height that was reported, or above."""
 
 import subprocess
 import sys
