@@ -33,6 +33,7 @@ from atpar.node.api_forms import (
     Form,
     FoundForm,
     HealthForm,
+    OneFreezeForm,
     OneRedemptionForm,
     ParticipantForm,
     ParticipantsForm,
@@ -252,6 +253,14 @@ ROUTES: Final[tuple[Route, ...]] = (
         summary="One redemption.",
         handler=api_state.get_redemption,
         answers=(OneRedemptionForm,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/freezes/{freeze}",
+        group=Group.READ,
+        summary="One freeze order in force.",
+        handler=api_state.get_freeze,
+        answers=(OneFreezeForm,),
     ),
     Route(
         method="GET",

@@ -172,6 +172,14 @@ class FreezeForm(Form, frozen=True):
     placed_at_ms: TimeMs
 
 
+class OneFreezeForm(Form, frozen=True):
+    """One freeze order, with where it was read."""
+
+    read_height: Height
+    read_timestamp_ms: TimeMs
+    freeze: FreezeForm
+
+
 class HoldForm(Form, frozen=True):
     """Money reserved for a creditor."""
 

@@ -22,6 +22,7 @@ from atpar.ledger.records import (
     Account,
     Asset,
     Blocked,
+    FreezeOrder,
     Hold,
     HoldKind,
     HoldStatus,
@@ -50,6 +51,7 @@ from atpar.node.api_forms import (
     EntryForm,
     FreezeForm,
     HoldForm,
+    OneFreezeForm,
     OneRedemptionForm,
     ParticipantForm,
     ParticipantsForm,
@@ -253,17 +255,40 @@ def _list_balances(view: View, account_id: str) -> Iterator[BalanceForm]:
 
 def _list_freezes(view: View, account_id: str) -> Iterator[FreezeForm]:
     for freeze_id, order in reads.list_freezes(view, account_id):
-        yield FreezeForm(
-            freeze=freeze_id,
-            account=order.account,
-            asset=order.asset,
-            direction=order.direction,
-            amount=order.amount,
-            by=order.by,
-            order_hash=order.order_hash,
-            review_at_ms=order.review_at_ms,
-            placed_at_ms=order.placed_at_ms,
+        yield _make_freeze(freeze_id, order)
+
+
+def _make_freeze(freeze_id: bytes, order: FreezeOrder) -> FreezeForm:
+    return FreezeForm(
+        freeze=freeze_id,
+        account=order.account,
+        asset=order.asset,
+        direction=order.direction,
+        amount=order.amount,
+        by=order.by,
+        order_hash=order.order_hash,
+        review_at_ms=order.review_at_ms,
+        placed_at_ms=order.placed_at_ms,
+    )
+
+
+async def get_freeze(call: Call) -> Answer:
+    """Return one freeze order in force."""
+    call.check_query(frozenset())
+    freeze_id = parse_hex("freeze", call.get_path("freeze"), size=32)
+    order = reads.get_freeze(call.final.view, freeze_id)
+    if order is None:
+        raise get_not_found(Code.UNKNOWN_FREEZE, f"no freeze {freeze_id.hex()} is in force")
+    if not call.grant.may_see((participant_of(order.by), participant_of(order.account))):
+        call.grant.require(participant_of(order.account))
+    header = call.final.header
+    return Answer(
+        OneFreezeForm(
+            read_height=header.height,
+            read_timestamp_ms=header.timestamp_ms,
+            freeze=_make_freeze(freeze_id, order),
         )
+    )
 
 
 def _list_holds(view: View, account_id: str) -> tuple[list[HoldForm], bool]:

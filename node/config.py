@@ -95,6 +95,9 @@ class ApiSection(Settings, frozen=True):
     max_wait_ms: Milliseconds = 30_000
     """Longest `Prefer: wait`."""
     max_connections: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
+    access: Path | None = None
+    """File with the tokens that open the API's route groups (`docs/api.md`); unset: open to all
+    who reach the listener."""
 
 
 class ConsensusSection(Settings, frozen=True):

@@ -26,6 +26,7 @@ from atpar.ledger.errors import GenesisInvalid
 from atpar.ledger.genesis import Genesis, build_genesis, check_genesis, parse_genesis
 from atpar.ledger.hashing import SignKind
 from atpar.ledger.transactions import Transaction
+from atpar.node.access import OPEN_TO_ALL, load_access
 from atpar.node.admission import Admission
 from atpar.node.api import make_api, serve_api
 from atpar.node.api_http import ApiOptions
@@ -300,6 +301,8 @@ class _Node:
         self.setup = setup
         self.position = position
         self.metrics = Metrics()
+        section = config.api
+        self.access = OPEN_TO_ALL if section.access is None else load_access(section.access)
         self.clock: Clock = LoopClock()
         self.mempool = Mempool(
             max_bytes=config.mempool.max_bytes,
@@ -404,7 +407,11 @@ class _Node:
     async def _serving_api(self, nursery: trio.Nursery) -> AsyncIterator[list[str]]:
         """Serve the API for the length of the block; then let it finish what it has begun."""
         section = self.config.api
-        options = ApiOptions(clock_ms=self.clock.wall_ms, max_wait_s=section.max_wait_ms / 1_000)
+        options = ApiOptions(
+            clock_ms=self.clock.wall_ms,
+            access=self.access,
+            max_wait_s=section.max_wait_ms / 1_000,
+        )
         api = make_api(self.gateway, options, self.metrics)
         bounds = HttpBounds(max_connections=section.max_connections)
         stop, ended = trio.Event(), trio.Event()

@@ -196,11 +196,11 @@ class EventStream(Response):
         height, position = self._cursor
         await self._send_block(send, height, after=position)
         while True:
-            await self._send_alarms(send)
             final = self._context.reader.get_final().header.height
             while height < final:
                 height += 1
                 await self._send_block(send, height, after=-1)
+            await self._send_alarms(send)
             with trio.move_on_after(self._context.options.stream_keepalive_s) as scope:
                 await self._context.gateway.wait_height_above(height)
             if scope.cancelled_caught:

@@ -81,6 +81,8 @@ async def test_account_shows_freezes_and_holds(harness: Harness) -> None:
     assert (balance["held"], balance["frozen"], balance["available"]) == ("300", "200", "500")
     assert balance["blocked"] == ["debit", "credit"]
     assert {f["amount"] for f in answer["freezes"]} == {"200", None}
+    one = await harness.get(f"/v1/freezes/{answer['freezes'][0]['freeze']}")
+    assert one["freeze"] == answer["freezes"][0]
     assert [h["hold"] for h in answer["holds"]] == [hold.hex()]
     assert answer["holds_left_out"] is False
 
@@ -117,6 +119,7 @@ async def test_account_shows_freezes_and_holds(harness: Harness) -> None:
         ("/v1/redemptions?limit=501", 400, "INVALID_PARAMETER"),
         ("/v1/redemptions/" + "00" * 32, 404, "UNKNOWN_REDEMPTION"),
         ("/v1/redemptions/zz", 400, "INVALID_PARAMETER"),
+        ("/v1/freezes/" + "00" * 32, 404, "UNKNOWN_FREEZE"),
         ("/v1/accounts/ALFA/main/entries?after=1.2", 400, "INVALID_PARAMETER"),
         ("/v1/accounts/ALFA/main/entries?after=1.2.x", 400, "INVALID_PARAMETER"),
         ("/v1/accounts/ALFA/main/entries?asset=x", 400, "INVALID_PARAMETER"),
