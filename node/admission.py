@@ -112,33 +112,45 @@ class Admission:
             tx = decode_transaction(raw)
         except NonCanonical as error:
             return Outcome(Result.REFUSED, None, Code.NON_CANONICAL, str(error))
+        held = self._find_held(tx)
+        if held is not None and held.result is Result.KNOWN:
+            return held
         view = self._get_final()
-        known = self._find_first(view, tx)
-        if known is not None:
-            return known
         try:
             check_admission(view, tx, chain_id=self._chain_id, now_ms=self._get_wall_ms())
         except Refused as refusal:
+            # Sent again after it ran, perhaps long after its window: the first receipt stands.
+            used = self._find_used(view, tx)
+            if used is not None and used.result is Result.KNOWN:
+                return used
+            if held is not None and held.code < refusal.code:
+                return held
             return Outcome(Result.REFUSED, tx, refusal.code, refusal.message)
+        if held is not None:
+            return held
         if not self._mempool.has_room(participant_of(tx.body.sender), len(raw)):
             return Outcome(Result.NO_ROOM, tx, Code.MEMPOOL_FULL, _FULL_MESSAGE)
         return tx
 
-    def _find_first(self, view: View, tx: Transaction) -> Outcome | None:
-        """Return the outcome of a transaction whose sender and id are taken, else None."""
+    def _find_used(self, view: View, tx: Transaction) -> Outcome | None:
+        """Return the outcome of a transaction whose sender and id were executed, else None."""
         used = get_tx_record(view, tx.body.sender, tx.body.tx_id)
-        if used is not None:
-            if used.body_hash == tx.body_hash:
-                return Outcome(Result.KNOWN, tx, first=used.tx_hash)
-            message = f"id {tx.body.tx_id.hex()} was used at height {used.height}"
-            return Outcome(Result.REFUSED, tx, Code.ID_REUSED, message)
+        if used is None:
+            return None
+        if used.body_hash == tx.body_hash:
+            return Outcome(Result.KNOWN, tx, first=used.tx_hash)
+        message = f"id {tx.body.tx_id.hex()} was used at height {used.height}"
+        return Outcome(Result.REFUSED, tx, Code.ID_REUSED, message)
+
+    def _find_held(self, tx: Transaction) -> Outcome | None:
+        """Return the outcome of a transaction whose sender and id are pending, else None."""
         holder = self._mempool.find(tx.body.sender, tx.body.tx_id)
-        if holder is not None:
-            if holder.body_hash == tx.body_hash:
-                return Outcome(Result.KNOWN, tx, first=holder.hash)
-            message = f"id {tx.body.tx_id.hex()} is taken by a pending transaction"
-            return Outcome(Result.REFUSED, tx, Code.ID_REUSED, message)
-        return None
+        if holder is None:
+            return None
+        if holder.body_hash == tx.body_hash:
+            return Outcome(Result.KNOWN, tx, first=holder.hash)
+        message = f"id {tx.body.tx_id.hex()} is taken by a pending transaction"
+        return Outcome(Result.REFUSED, tx, Code.ID_REUSED, message)
 
     async def _verify_and_hold(
         self, transactions: list[Transaction], priority: Priority
@@ -181,6 +193,6 @@ class Admission:
                 return Outcome(Result.REFUSED, tx, Code.EXPIRED, message)
             case Added.DUPLICATE | Added.ID_REUSED:
                 # It came by another way while its signatures were checked.
-                known = self._find_first(self._get_final(), tx)
+                known = self._find_used(self._get_final(), tx) or self._find_held(tx)
                 assert known is not None, f"{added} without a holder of the id"
                 return known

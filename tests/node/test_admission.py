@@ -132,12 +132,28 @@ async def test_executed_id_answers_with_the_first_envelope() -> None:
     assert (refused.result, refused.code) == (Result.REFUSED, Code.ID_REUSED)
 
 
+async def test_executed_envelope_is_known_even_after_its_window() -> None:
+    desk = Desk()
+    tx = desk.pay()
+    desk.world.block(tx)
+    desk.world.advance(3 * HOUR_MS)
+    outcome = await desk.submit_one(tx.raw)
+    assert (outcome.result, outcome.first) == (Result.KNOWN, tx.hash)
+    other = await desk.submit_one(desk.pay(6, tx_id=tx.body.tx_id, window=(0, 1)).raw)
+    assert (other.result, other.code) == (Result.REFUSED, Code.EXPIRED)
+
+
 async def test_pending_id_with_another_body_is_refused() -> None:
     desk = Desk()
     tx = desk.pay()
     await desk.submit_one(tx.raw)
     other = await desk.submit_one(desk.pay(6, tx_id=tx.body.tx_id).raw)
     assert (other.result, other.code) == (Result.REFUSED, Code.ID_REUSED)
+    # Of several broken rules the first in the order of codes is reported.
+    expired = await desk.submit_one(desk.pay(6, tx_id=tx.body.tx_id, window=(0, 1)).raw)
+    assert expired.code is Code.EXPIRED
+    unsigned = encode_envelope(desk.pay(6, tx_id=tx.body.tx_id).body_bytes, [])
+    assert (await desk.submit_one(unsigned)).code is Code.ID_REUSED
 
 
 async def test_transaction_that_became_final_during_its_check_is_known() -> None:
