@@ -184,15 +184,24 @@ class Authority:
         return tuple(each for each in self.principals if not each.is_met)
 
 
-def make_view(state: State, chain: Chain) -> tuple[View, bool]:
-    """Return the state to look policies up in, and whether it is a node's rather than genesis."""
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A state to look policies up in."""
+
+    view: View
+    failure: NodeUnreachable | NotReady | None
+    """Why no node's state could be had; then the view is the genesis state."""
+
+
+def make_look(state: State, chain: Chain) -> Look:
+    """Return a node's state, or the genesis state where no node answers."""
     genesis = build_genesis(chain.document).overlay
     remote = RemoteView(state, genesis)
     try:
         remote.fetch("/v1/status")
-    except (NodeUnreachable, NotReady):
-        return genesis, False
-    return remote, True
+    except (NodeUnreachable, NotReady) as error:
+        return Look(genesis, error)
+    return Look(remote, None)
 
 
 def compute_authority(

@@ -25,9 +25,13 @@ from atpar.cli.context import (
 )
 from atpar.cli.describe import describe_body, get_debtors, summarise
 from atpar.cli.errors import (
+    CliError,
     ConfigurationProblem,
+    InternalProblem,
     Interrupted,
     KeystoreProblem,
+    OutcomeUnknown,
+    RefusedByLedger,
     WrongUsage,
     explain,
     refused,
@@ -35,7 +39,7 @@ from atpar.cli.errors import (
 from atpar.cli.fetch import fetch
 from atpar.cli.files import write_new, write_over
 from atpar.cli.keyring import KeyRing, NamedKey
-from atpar.cli.remote import Authority, Principal, compute_authority, make_view
+from atpar.cli.remote import Authority, Look, Principal, compute_authority, make_look
 from atpar.cli.submit import Sent, get_ids, send_until_final
 from atpar.cli.txfile import TxFile
 from atpar.ledger.codec import encode
@@ -132,20 +136,28 @@ class Session:
         self.state = state
         self.chain: Chain = load_chain(state)
         self.ring = KeyRing(state)
-        self._view: tuple[View, bool] | None = None
+        self._look: Look | None = None
+
+    @property
+    def look(self) -> Look:
+        """Where policies are looked up: at a node, or in the genesis document."""
+        if self._look is None:
+            self._look = make_look(self.state, self.chain)
+        return self._look
 
     @property
     def view(self) -> View:
         """The state to look policies up in: a node's, or the genesis state."""
-        if self._view is None:
-            self._view = make_view(self.state, self.chain)
-        return self._view[0]
+        return self.look.view
 
-    @property
-    def is_online(self) -> bool:
-        """Whether a node answers."""
-        assert self.view is not None
-        return self._view is not None and self._view[1]
+    def demand_node(self) -> None:
+        """Check that a node answers, before anything is signed that is to be sent.
+
+        Raises:
+            NodeUnreachable, NotReady: none does.
+        """
+        if self.look.failure is not None:
+            raise self.look.failure
 
     def get_scale(self, asset: str) -> int:
         """Return an asset's scale: from the genesis document, else from a node.
@@ -229,8 +241,8 @@ class Session:
     def compute_authority(self, file: TxFile) -> Authority:
         """Return who must agree to a body, and how far its signatures go."""
         signers = list(file.signatures)
-        view = self.view
-        return compute_authority(view, file.body, signers, is_current=self.is_online)
+        is_current = self.look.failure is None
+        return compute_authority(self.view, file.body, signers, is_current=is_current)
 
     def sign(self, file: TxFile, how: How) -> TxFile:
         """Return the file with the signatures of the chosen keys, after review and consent.
@@ -324,6 +336,8 @@ class Session:
 
     def run(self, sender: str, ops: Sequence[Operation], how: How) -> None:
         """Build, show, sign, and send or write a file."""
+        if how.out is None:
+            self.demand_node()
         file = TxFile(self.build_body(sender, ops, how), {})
         signed = self.sign(file, how)
         if how.out is not None:
@@ -364,24 +378,27 @@ class Session:
         Raises:
             CliError: as `send_until_final`; RefusedByLedger also when the receipt says so.
         """
+        self.demand_node()
         self.demand_complete(file)
         tx = decode_transaction(file.compute_envelope())
         folder = self.state.get_receipts_path()
         pending = folder / f"{tx.body.tx_id.hex()}.pending.json"
         _make_folder(folder)
         # The bytes are on disk before they are sent: whatever happens, they can be sent again.
+        # A file from an earlier try is kept until the outcome is certain: that try may have worked.
+        was_pending = pending.exists()
         write_over(pending, file.render())
         try:
             sent = send_until_final(self.state, self.chain, tx, timeout_s=timeout_s)
         except BaseException as error:
             found = explain(error)
-            if found.exit_code in (7, 130):
-                found.details.setdefault("file", str(pending))
-                self.state.output.note(f"the signed bytes are in {pending}")
-                if found.exit_code == 130:
-                    raise make_interrupted(tx, pending) from error
-            else:
-                pending.unlink(missing_ok=True)
+            if isinstance(found, RefusedByLedger) or not (was_pending or _is_open(found)):
+                pending.unlink()
+                raise
+            found.details.setdefault("file", str(pending))
+            self.state.output.note(f"the signed bytes are in {pending}")
+            if isinstance(found, Interrupted):
+                raise make_interrupted(tx, pending) from error
             raise
         receipt = folder / f"{tx.body.tx_id.hex()}.json"
         write_over(receipt, sent.final.render_proof())
@@ -417,6 +434,11 @@ class Session:
             raise refused(final.code.name, f"operation {number + 1}, {op}", **data)
         lines = [line, *(f"{name} {value}" for name, value in made.items()), f"receipt {receipt}"]
         self.state.output.show({"code": final.code.name, **data}, lines)
+
+
+def _is_open(error: CliError) -> bool:
+    """Return whether a transaction may have happened in spite of an error."""
+    return isinstance(error, OutcomeUnknown | Interrupted | InternalProblem)
 
 
 def _add_needed(

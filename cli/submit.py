@@ -102,13 +102,13 @@ def explain_client(error: ClientError, transaction: Transaction, *, is_held: boo
     ids = get_ids(transaction)
     if isinstance(error, Busy):
         return NotReady(
-            f"no node has room or is ready, nothing was taken: {error}",
+            f"no node has room or is ready, nothing was taken now: {error}",
             advice="send the same bytes again in a while: atpar tx send FILE",
             **ids,
         )
     if isinstance(error, Unreachable):
         return NodeUnreachable(
-            f"no node answered, nothing was sent: {error}",
+            f"no node answered, nothing was sent now: {error}",
             advice="is it running? use --node URL, or --home DIR of a testnet",
             **ids,
         )

@@ -35,9 +35,32 @@ def test_no_node_is_unreachable_and_nothing_is_kept(funded):
     )  # fmt: skip
     assert result.exit_code == 5
     assert result.error["kind"] == "unreachable"
-    assert "nothing was sent" in result.error["message"]
-    assert result.error["tx_id"]
+    assert "no node answered" in result.error["message"]
+    assert "signing with" not in result.err
     assert funded.get_receipts() == []
+
+
+def test_bytes_of_an_earlier_try_survive_a_later_one_that_reaches_nobody(funded):
+    funded.node.is_producing = False
+    assert pay(funded, "--timeout", "0.3").exit_code == 7
+    (pending,) = funded.get_receipts()
+    before = pending.read_bytes()
+    send = ("tx", "send", pending, "--home", funded.folder, "--json", "--timeout", "0.3")
+    assert run(*send).exit_code == 5
+    assert pending.read_bytes() == before
+
+    def refuse_submissions(request, response):
+        if is_submission(request):
+            raise httpx.ConnectError("connection refused")
+        return response
+
+    funded.node.tamper = refuse_submissions
+    assert run(*send, transport=funded.node).exit_code == 5
+    assert pending.read_bytes() == before
+    funded.node.tamper = None
+    funded.node.is_producing = True
+    assert run(*send, transport=funded.node).exit_code == 0
+    assert [path.name for path in funded.get_receipts()] == [pending.name.split(".")[0] + ".json"]
 
 
 def test_timeout_is_unknown_with_ids_and_never_called_a_failure(funded):
@@ -107,7 +130,7 @@ def test_full_mempool_is_not_ready_and_nothing_was_taken(funded):
     funded.node.gateway.room = 0
     result = pay(funded, "--timeout", "0.3")
     assert result.exit_code == 9
-    assert "nothing was taken" in result.error["message"]
+    assert "nothing was taken now" in result.error["message"]
     assert funded.get_receipts() == []
 
 
@@ -148,7 +171,8 @@ def test_refusal_by_a_lagging_node_after_a_lost_answer_is_not_definitive(funded)
 
     def answer(request):
         if not is_submission(request):
-            return httpx.Response(404, json={"code": "UNKNOWN_ACCOUNT", "detail": "behind"})
+            request.url = request.url.copy_with(host="node")
+            return funded.node.handle_request(request)
         if request.url.host == "first":
             raise httpx.ReadTimeout("no answer")
         return httpx.Response(422, json={"code": "UNKNOWN_ACCOUNT", "detail": "behind"})
@@ -169,16 +193,21 @@ def test_refusal_by_a_lagging_node_after_a_lost_answer_is_not_definitive(funded)
     [
         (200, b"<html>hello</html>", 7),
         (502, b"bad gateway", 7),
+        (503, b'{"code": "NOT_READY", "detail": "starting"}', 9),
         (401, b'{"code": "UNAUTHENTICATED", "detail": "token"}', 3),
     ],
 )
 def test_answers_that_are_none_of_a_node(funded, status, body, exit_code):
     path = funded.folder / "t.json"
     assert pay(funded, "-o", path).exit_code == 0
-    transport = httpx.MockTransport(lambda request: httpx.Response(status, content=body))
+
+    def answer(request, response):
+        return httpx.Response(status, content=body) if is_submission(request) else response
+
+    funded.node.tamper = answer
     result = run(
         "tx", "send", path, "--home", funded.folder, "--json", "--timeout", "0.3",
-        transport=transport,
+        transport=funded.node,
     )  # fmt: skip
     assert result.exit_code == exit_code, result.err
 
