@@ -56,14 +56,16 @@ class FinalChain:
             body = pool.get(digest)
             if body is None:
                 return path, digest
-            if body.info.height <= self.tip.height:
+            info = body.info
+            above = info.height - self.tip.height
+            if above < 1 or (above == 1 and info.parent != self.tip.digest):
                 raise SafetyStop(
                     AlarmKind.CONFLICTING_CERTIFICATES,
                     f"final block {target.proposition.digest.hex()} does not descend from the"
                     f" final block {self.tip.digest.hex()} at height {self.tip.height}",
                 )
             path.append(body)
-            digest = body.info.parent
+            digest = info.parent
         return path, None
 
     def advance(self, last: Body, target: Finalization) -> None:
