@@ -7,29 +7,46 @@ the same transaction, say) cannot succeed in it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Set as AbstractSet
+from typing import Any, Final, NamedTuple
 
+from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import Refused
+from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.limits import MAX_OPS_PER_TRANSACTION, MAX_SIGNATURES, MAX_TRANSACTION_BYTES
 from atpar.ledger.operations import (
+    AccountChange,
+    Approve,
+    Assign,
     AttestReserve,
     Burn,
+    Capture,
     Freeze,
+    Hold,
     Mint,
     OpenAccount,
     Operation,
+    PauseChange,
     Policy,
+    Propose,
     Redeem,
     Release,
+    Seize,
     SetAsset,
+    SetControls,
     SetMintQuota,
+    SetParams,
     SetParticipant,
+    SetPause,
+    SetValidators,
     Transfer,
     Unfreeze,
+    UpdateAccount,
     Void,
     WeightedKey,
 )
+from atpar.ledger.policies import list_new_keys
 from atpar.ledger.records import (
     ACCOUNTS,
     ASSETS,
@@ -39,18 +56,19 @@ from atpar.ledger.records import (
     ID_BUCKETS,
     NO_RESERVE,
     PARAMS,
+    PROPOSALS,
     RESERVES,
     TX_IDS,
     VALIDATORS,
     AccountStatus,
     Asset,
-    HoldKind,
     Params,
     TxRecord,
     ValidatorSet,
     hour_key,
     tx_key,
 )
+from atpar.ledger.records import Hold as HoldRecord
 from atpar.ledger.roles import INDEPENDENT_ROLES
 from atpar.ledger.state import View
 from atpar.ledger.transactions import VERSION, Body, Transaction
@@ -173,18 +191,20 @@ def derive_governance(validators: ValidatorSet) -> Policy:
 
 
 class _Tally:
-    """What the signatures of one transaction amount to, principal by principal."""
+    """What a set of signers amounts to, principal by principal."""
 
-    __slots__ = ("involved", "signers", "unmet", "view")
+    __slots__ = ("involved", "seen", "signers", "unmet", "unresolved", "view")
 
-    def __init__(self, view: View, tx: Transaction) -> None:
+    def __init__(self, view: View, signers: AbstractSet[bytes]) -> None:
         self.view = view
-        self.signers = {signature.key for signature in tx.signatures}
+        self.signers = signers
         self.involved: set[bytes] = set()
+        self.seen: set[str] = set()
         self.unmet: list[str] = []
+        self.unresolved: dict[int, Refused] = {}
 
     def weigh(self, account_id: str) -> bool:
-        """Return whether the signatures satisfy an account's policy; its keys are involved."""
+        """Return whether the signers satisfy an account's policy; its keys are involved."""
         policy = get_policy(self.view, account_id)
         weight, signers = 0, self.signers
         for entry in policy.keys:
@@ -194,8 +214,32 @@ class _Tally:
         return weight >= policy.threshold
 
     def demand(self, account_id: str) -> None:
-        if not self.weigh(account_id):
-            self.unmet.append(account_id)
+        """Ask for an account's policy, once."""
+        if account_id not in self.seen:
+            self.seen.add(account_id)
+            if not self.weigh(account_id):
+                self.unmet.append(account_id)
+
+    def demand_all(self, ops: Sequence[Operation]) -> None:
+        """Ask for the principals of every operation."""
+        for index, op in enumerate(ops):
+            if type(op) is Transfer:
+                if op.debtor not in self.seen:
+                    self.demand(op.debtor)
+                continue
+            try:
+                principals = PRINCIPALS[type(op)](self.view, op)
+            except Refused as refusal:
+                self.unresolved[index] = refusal
+                continue
+            for principal in principals:
+                self.demand(principal)
+            if type(op) is SetAsset:
+                _demand_outgoing(self, op)
+            elif type(op) is UpdateAccount:
+                _demand_new_keys(self, op)
+            elif type(op) is Propose or type(op) is Approve:
+                _demand_voice(self, index, op)
 
 
 def check_authorised(view: View, tx: Transaction) -> Unresolved:
@@ -207,54 +251,155 @@ def check_authorised(view: View, tx: Transaction) -> Unresolved:
     Raises:
         Refused: UNKNOWN_ACCOUNT, UNINVOLVED_SIGNATURE or UNAUTHORISED.
     """
-    tally = _Tally(view, tx)
-    sender = tx.body.sender
-    tally.demand(sender)
-    seen = {sender}
-    unresolved: dict[int, Refused] = {}
-    for index, op in enumerate(tx.body.ops):
-        if type(op) is Transfer:
-            if op.debtor not in seen:
-                seen.add(op.debtor)
-                tally.demand(op.debtor)
-            continue
-        try:
-            principals = PRINCIPALS[type(op)](view, op)
-        except Refused as refusal:
-            unresolved[index] = refusal
-            continue
-        for principal in principals:
-            if principal not in seen:
-                seen.add(principal)
-                tally.demand(principal)
-        if type(op) is SetAsset:
-            _demand_outgoing(tally, op)
-    if not unresolved and len(tally.involved) != len(tally.signers):
+    ops, sender = tx.body.ops, tx.body.sender
+    tally = _Tally(view, {signature.key for signature in tx.signatures})
+    if all(type(op) is Propose or type(op) is Approve for op in ops):
+        _demand_one_key(tally, sender, ops)
+    else:
+        tally.demand(sender)
+    tally.demand_all(ops)
+    if not tally.unresolved and len(tally.involved) != len(tally.signers):
         strange = next(s.key for s in tx.signatures if s.key not in tally.involved)
         raise Refused(Code.UNINVOLVED_SIGNATURE, f"{strange.hex()} is in no principal's policy")
     if tally.unmet:
         raise Refused(
             Code.UNAUTHORISED, f"not enough signatures for {', '.join(sorted(tally.unmet))}"
         )
-    return unresolved or _NONE_UNRESOLVED
+    return tally.unresolved or _NONE_UNRESOLVED
 
 
-def _demand_outgoing(tally: _Tally, op: SetAsset) -> None:
-    """Who is replaced as custodian, auditor or regulator agrees, or governance does instead."""
-    before = tally.view.get(ASSETS, op.asset.encode())
-    if before is None:
+# ---- bundles
+
+
+class Bundle(NamedTuple):
+    """Whom a bundle concerns, in one state."""
+
+    targets: frozenset[str]
+    """The accounts whose agreement it needs, or may take in place of another's."""
+    new_keys: frozenset[bytes]
+    """The keys that it would put into a policy."""
+    voices: frozenset[bytes]
+    """Every key that may propose it and decide on it."""
+
+
+def examine_bundle(view: View, ops: Sequence[Operation]) -> Bundle:
+    """Return whom a bundle concerns.
+
+    Raises:
+        Refused: something it names does not exist; the code fits a receipt.
+    """
+    targets: set[str] = set()
+    new_keys: set[bytes] = set()
+    for op in ops:
+        targets.update(list_principals(view, op))
+        if isinstance(op, SetAsset):
+            targets.update(_list_outgoing(view, op))
+        elif isinstance(op, UpdateAccount):
+            new_keys.update(_list_new_keys(view, op))
+    voices = set(new_keys)
+    for account_id in sorted(targets):
+        try:
+            policy = get_policy(view, account_id)
+        except Refused as refusal:
+            raise Refused(Code.UNKNOWN_TARGET, refusal.message) from refusal
+        voices.update(entry.key for entry in policy.keys)
+    return Bundle(frozenset(targets), frozenset(new_keys), frozenset(voices))
+
+
+def find_unmet(
+    view: View, ops: Sequence[Operation], signers: AbstractSet[bytes]
+) -> tuple[list[str], Unresolved]:
+    """Return the principals of a bundle that the signers do not satisfy, and what cannot run."""
+    tally = _Tally(view, signers)
+    tally.demand_all(ops)
+    return tally.unmet, tally.unresolved
+
+
+def compute_bundle_hash(ops: Sequence[Operation], expires_at_ms: int) -> bytes:
+    """Return the hash by which a reviewer names exactly what was reviewed."""
+    return compute_hash(HashTag.BUNDLE, encode((tuple(ops), expires_at_ms)))
+
+
+def _find_bundle(view: View, op: Propose | Approve) -> tuple[Sequence[Operation], Sequence[bytes]]:
+    """Return the bundle that an operation is about, and the keys that made it."""
+    if isinstance(op, Propose):
+        return op.ops, ()
+    proposal = view.get(PROPOSALS, op.proposal)
+    if proposal is None:
+        raise Refused(Code.UNKNOWN_PROPOSAL, f"no open proposal {op.proposal.hex()}")
+    return proposal.ops, proposal.makers
+
+
+def _demand_voice(tally: _Tally, index: int, op: Propose | Approve) -> None:
+    """Who speaks on a bundle is one of those it concerns, or made it."""
+    try:
+        ops, makers = _find_bundle(tally.view, op)
+        voices = examine_bundle(tally.view, ops).voices | set(makers)
+    except Refused as refusal:
+        tally.unresolved[index] = refusal
         return
+    heard = voices & tally.signers
+    tally.involved |= heard
+    if not heard:
+        tally.unmet.append("the proposal")
+
+
+def _demand_one_key(tally: _Tally, sender: str, ops: Sequence[Operation]) -> None:
+    """Any one key speaks for the sender of proposals and decisions alone, if it is concerned.
+
+    Otherwise one officer could not act without the others, which is what proposals are for.
+    """
+    if tally.weigh(sender):
+        return
+    own_keys = {entry.key for entry in get_policy(tally.view, sender).keys}
+    for op in ops:
+        assert isinstance(op, Propose | Approve)
+        try:
+            bundle = examine_bundle(tally.view, _find_bundle(tally.view, op)[0])
+        except Refused:
+            bundle = Bundle(frozenset((sender,)), frozenset(), frozenset())
+        speaking = tally.signers & (own_keys | bundle.new_keys)
+        if sender not in bundle.targets or not speaking:
+            tally.unmet.append(sender)
+
+
+def _list_outgoing(view: View, op: SetAsset) -> Sequence[str]:
+    """Who is replaced as custodian, auditor or regulator; then governance may speak for them."""
+    before = view.get(ASSETS, op.asset.encode())
+    if before is None:
+        return ()
     outgoing = [
         getattr(before.terms, field)
         for field, _ in INDEPENDENT_ROLES
         if getattr(before.terms, field) != getattr(op.terms, field)
     ]
-    if not outgoing:
+    return [*outgoing, GOVERNANCE] if outgoing else ()
+
+
+def _demand_outgoing(tally: _Tally, op: SetAsset) -> None:
+    """Who is replaced agrees, or governance does instead."""
+    replaced = _list_outgoing(tally.view, op)
+    if not replaced:
         return
     by_governance = tally.weigh(GOVERNANCE)
-    for account_id in outgoing:
+    for account_id in replaced[:-1]:
         if not tally.weigh(account_id) and not by_governance:
             tally.unmet.append(account_id)
+
+
+def _list_new_keys(view: View, op: UpdateAccount) -> Sequence[bytes]:
+    if op.policy is None or op.account == GOVERNANCE:
+        return ()
+    return list_new_keys(get_policy(view, op.account), op.policy)
+
+
+def _demand_new_keys(tally: _Tally, op: UpdateAccount) -> None:
+    """Each key that a policy newly names signs too, so that nobody is locked out by a typo."""
+    for key in _list_new_keys(tally.view, op):
+        if key in tally.signers:
+            tally.involved.add(key)
+        else:
+            tally.unmet.append(f"the new key {key.hex()}")
 
 
 # ---- the principals of each operation; Refused if they do not exist in the state
@@ -267,15 +412,11 @@ def _asset(view: View, code: str) -> Asset:
     return asset
 
 
-def _hold_asset(view: View, hold_id: bytes) -> tuple[HoldKind, str, Asset]:
+def _hold(view: View, hold_id: bytes) -> HoldRecord:
     hold = view.get(HOLDS, hold_id)
     if hold is None:
         raise Refused(Code.UNKNOWN_HOLD, f"no hold {hold_id.hex()}")
-    return hold.kind, hold.asset, _asset(view, hold.asset)
-
-
-def _of_set_participant(_view: View, _op: SetParticipant) -> Sequence[str]:
-    return (GOVERNANCE,)
+    return hold
 
 
 def _of_open_account(_view: View, op: OpenAccount) -> Sequence[str]:
@@ -309,16 +450,34 @@ def _of_redeem(_view: View, op: Redeem) -> Sequence[str]:
 
 
 def _of_burn(view: View, op: Burn) -> Sequence[str]:
-    _, _, asset = _hold_asset(view, op.redemption)
-    return (asset.terms.treasury, asset.terms.custodian)
+    terms = _asset(view, _hold(view, op.redemption).asset).terms
+    return (terms.treasury, terms.custodian)
 
 
 def _of_release(view: View, op: Release) -> Sequence[str]:
-    kind, code, asset = _hold_asset(view, op.hold)
-    if kind is HoldKind.REDEMPTION:
-        reserve = view.get(RESERVES, code.encode()) or NO_RESERVE
+    hold = _hold(view, op.hold)
+    if hold.redemption is not None:
+        reserve = view.get(RESERVES, hold.asset.encode()) or NO_RESERVE
         if op.hold in reserve.paid_not_burned:
-            return (op.by, asset.terms.custodian)
+            return (op.by, _asset(view, hold.asset).terms.custodian)
+    return (op.by,)
+
+
+def _of_hold(_view: View, op: Hold) -> Sequence[str]:
+    return (op.debtor,)
+
+
+def _of_capture(view: View, op: Capture) -> Sequence[str]:
+    hold = _hold(view, op.hold)
+    arbiters = () if hold.payment is None else hold.payment.condition.arbiters
+    return (hold.creditor, *arbiters)
+
+
+def _of_assign(view: View, op: Assign) -> Sequence[str]:
+    return (_hold(view, op.hold).creditor, op.creditor)
+
+
+def _of_set_controls(_view: View, op: SetControls) -> Sequence[str]:
     return (op.by,)
 
 
@@ -335,12 +494,39 @@ def _of_unfreeze(view: View, op: Unfreeze) -> Sequence[str]:
     return (_asset(view, order.asset).terms.compliance_release,)
 
 
-def _of_void(_view: View, _op: Void) -> Sequence[str]:
+def _of_update_account(_view: View, op: UpdateAccount) -> Sequence[str]:
+    if op.change is not AccountChange.RECOVER or op.regulator is None:
+        return (op.account,)
+    admin = admin_of(participant_of(op.account))
+    return (GOVERNANCE if op.account == admin else admin, op.regulator)
+
+
+def _of_seize(view: View, op: Seize) -> Sequence[str]:
+    terms = _asset(view, op.asset).terms
+    return (terms.seizure, terms.regulator)
+
+
+def _of_set_pause(view: View, op: SetPause) -> Sequence[str]:
+    terms = _asset(view, op.asset).terms
+    return (terms.pauser if op.change is PauseChange.PAUSE else terms.unpauser,)
+
+
+def _of_governance(_view: View, _op: SetParticipant | SetParams | SetValidators) -> Sequence[str]:
+    return (GOVERNANCE,)
+
+
+def _of_nobody(_view: View, _op: Void | Propose | Approve) -> Sequence[str]:
+    """The sender alone; proposals and decisions are judged by `_demand_voice`."""
     return ()
 
 
 PRINCIPALS: Final[dict[type[Operation], Callable[[View, Any], Sequence[str]]]] = {
-    SetParticipant: _of_set_participant,
+    Propose: _of_nobody,
+    Approve: _of_nobody,
+    SetParams: _of_governance,
+    SetValidators: _of_governance,
+    SetParticipant: _of_governance,
+    UpdateAccount: _of_update_account,
     OpenAccount: _of_open_account,
     SetAsset: _of_set_asset,
     AttestReserve: _of_attest_reserve,
@@ -348,10 +534,16 @@ PRINCIPALS: Final[dict[type[Operation], Callable[[View, Any], Sequence[str]]]] =
     Mint: _of_mint,
     Redeem: _of_redeem,
     Burn: _of_burn,
+    Hold: _of_hold,
+    Capture: _of_capture,
     Release: _of_release,
+    Assign: _of_assign,
+    SetControls: _of_set_controls,
     Freeze: _of_freeze,
     Unfreeze: _of_unfreeze,
-    Void: _of_void,
+    Seize: _of_seize,
+    SetPause: _of_set_pause,
+    Void: _of_nobody,
 }
 """For every operation but Transfer (the debtor), the accounts whose policies must be met."""
 

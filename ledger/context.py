@@ -1,10 +1,15 @@
 """What every rule works with: the state being changed, block time, and which operation this is."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import Refused
 from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.limits import MAX_OPS_PER_TRANSACTION, MAX_SUM
+from atpar.ledger.operations import Operation
 from atpar.ledger.records import (
     ACCOUNTS,
     ASSETS,
@@ -17,6 +22,7 @@ from atpar.ledger.records import (
     Posting,
 )
 from atpar.ledger.state import Overlay
+from atpar.ledger.transactions import Transaction
 from atpar.ledger.types import ParticipantStatus, participant_of
 
 
@@ -24,14 +30,16 @@ class Context:
     """One block in execution, and the place inside it. Rules read and write `overlay` alone."""
 
     __slots__ = (
+        "apply",
+        "bundle_entry",
         "chain_id",
+        "departed",
         "height",
         "now_ms",
         "op_index",
         "overlay",
         "postings",
-        "sender",
-        "tx_id",
+        "tx",
         "tx_index",
     )
 
@@ -42,8 +50,13 @@ class Context:
         self.now_ms = now_ms
         """Block time: the only time there is."""
         self.postings: list[Posting] = []
-        self.sender = ""
-        self.tx_id = b""
+        self.departed: list[str] = []
+        """Accounts of which something ended in this transaction: closing ones may end."""
+        self.tx: Transaction | None = None
+        self.apply: Callable[[Context, Operation], None] = _no_apply
+        """Applies any operation: how an approval runs its bundle."""
+        self.bundle_entry: tuple[str, bytes, int] | None = None
+        """Inside a bundle: who proposed it, its proposal id, the index of the operation in it."""
         self.tx_index = 0
         self.op_index = 0
 
@@ -52,13 +65,39 @@ class Context:
         """Order of this operation within the block."""
         return self.tx_index * MAX_OPS_PER_TRANSACTION + self.op_index
 
+    def note_departure(self, account_id: str) -> None:
+        """Note that something of an account ended, see `departed`."""
+        self.departed.append(account_id)
+
+    @property
+    def sender(self) -> str:
+        """The account that sends the transaction."""
+        assert self.tx is not None
+        return self.tx.body.sender
+
+    @property
+    def signers(self) -> list[bytes]:
+        """The keys that signed the transaction, in order."""
+        assert self.tx is not None
+        return [signature.key for signature in self.tx.signatures]
+
     def compute_id(self, tag: HashTag) -> bytes:
-        """Return the id of the hold or freeze that this operation makes."""
-        return compute_entry_id(tag, self.sender, self.tx_id, self.op_index)
+        """Return the id of the hold, freeze or proposal that this operation makes.
+
+        Inside a bundle the proposal's id takes the place of the transaction's.
+        """
+        if self.bundle_entry is not None:
+            return compute_entry_id(tag, *self.bundle_entry)
+        assert self.tx is not None
+        return compute_entry_id(tag, self.sender, self.tx.body.tx_id, self.op_index)
+
+
+def _no_apply(_ctx: Context, op: Operation) -> None:
+    raise AssertionError(f"nobody said how to apply {op}")
 
 
 def compute_entry_id(tag: HashTag, sender: str, tx_id: bytes, op_index: int) -> bytes:
-    """Return the id of a hold (tag HOLD) or a freeze (tag FREEZE), known before it is sent."""
+    """Return the id of a hold, freeze or proposal (by tag), known before it is sent."""
     return compute_hash(tag, encode((sender, tx_id, op_index)))
 
 
@@ -86,10 +125,15 @@ def load_creditor(ctx: Context, account_id: str) -> Account:
     return account
 
 
-def load_principal(ctx: Context, account_id: str) -> Account:
-    """Return an account whose policy authorised the operation, so that it exists."""
+def load_party(ctx: Context, account_id: str) -> Account:
+    """Return an account that is to pay, or is party to a hold.
+
+    Raises:
+        Refused: UNKNOWN_TARGET: governance can sign but holds no money.
+    """
     account = ctx.overlay.get(ACCOUNTS, account_id.encode())
-    assert account is not None, account_id
+    if account is None:
+        raise Refused(Code.UNKNOWN_TARGET, f"{account_id} holds no money")
     return account
 
 
@@ -108,6 +152,7 @@ def put_balance(ctx: Context, key: bytes, balance: Balance) -> None:
     """Write a balance; one that is all zeros leaves no record."""
     if balance == NO_BALANCE:
         ctx.overlay.delete(BALANCES, key)
+        ctx.note_departure(key.partition(b"|")[2].decode())
     else:
         ctx.overlay.put(BALANCES, key, balance)
 

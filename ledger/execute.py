@@ -20,32 +20,65 @@ from atpar.ledger.blocks import (
 from atpar.ledger.codec import encode
 from atpar.ledger.codes import FIRST_RECEIPT_CODE, Code
 from atpar.ledger.commitment import commit_state
-from atpar.ledger.compliance import apply_freeze, apply_unfreeze
+from atpar.ledger.compliance import (
+    apply_freeze,
+    apply_seize,
+    apply_set_pause,
+    apply_unfreeze,
+)
 from atpar.ledger.context import Context
+from atpar.ledger.controls import apply_set_controls
 from atpar.ledger.errors import BlockInvalid, Refused
+from atpar.ledger.governance import (
+    activate_params,
+    apply_approve,
+    apply_propose,
+    apply_set_params,
+    apply_set_validators,
+    begin_epoch,
+)
+from atpar.ledger.holds import apply_assign, apply_capture, apply_hold
 from atpar.ledger.ids import drop_expired_ids, record_id
 from atpar.ledger.limits import MAX_BLOCK_OPS, MAX_BLOCK_SIGNATURES
-from atpar.ledger.members import apply_open_account, apply_set_asset, apply_set_participant
+from atpar.ledger.members import (
+    activate_recoveries,
+    apply_open_account,
+    apply_set_asset,
+    apply_set_participant,
+    apply_update_account,
+    end_closing_accounts,
+)
 from atpar.ledger.merkle import compute_root
 from atpar.ledger.operations import (
+    Approve,
+    Assign,
     AttestReserve,
     Burn,
+    Capture,
     Freeze,
+    Hold,
     Mint,
     OpenAccount,
     Operation,
+    Propose,
     Redeem,
     Release,
+    Seize,
     SetAsset,
+    SetControls,
     SetMintQuota,
+    SetParams,
     SetParticipant,
+    SetPause,
+    SetValidators,
     Transfer,
     Unfreeze,
+    UpdateAccount,
     Void,
 )
 from atpar.ledger.payments import apply_transfer
 from atpar.ledger.receipts import Receipt
-from atpar.ledger.records import Posting, identify_validators
+from atpar.ledger.records import PROPOSALS, Posting, identify_validators
 from atpar.ledger.state import Overlay, View
 from atpar.ledger.supply import (
     apply_attest_reserve,
@@ -68,6 +101,13 @@ def _apply_void(_ctx: Context, _op: Void) -> None:
 
 
 APPLY: Final[dict[type[Operation], Callable[[Context, Any], None]]] = {
+    Propose: apply_propose,
+    Approve: apply_approve,
+    SetParams: apply_set_params,
+    SetValidators: apply_set_validators,
+    UpdateAccount: apply_update_account,
+    Seize: apply_seize,
+    SetPause: apply_set_pause,
     SetParticipant: apply_set_participant,
     OpenAccount: apply_open_account,
     SetAsset: apply_set_asset,
@@ -77,11 +117,19 @@ APPLY: Final[dict[type[Operation], Callable[[Context, Any], None]]] = {
     Redeem: apply_redeem,
     Burn: apply_burn,
     Transfer: apply_transfer,
+    Hold: apply_hold,
+    Capture: apply_capture,
     Release: apply_release,
+    Assign: apply_assign,
+    SetControls: apply_set_controls,
     Freeze: apply_freeze,
     Unfreeze: apply_unfreeze,
     Void: _apply_void,
 }
+
+
+def _apply(context: Context, op: Operation) -> None:
+    APPLY[type(op)](context, op)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +169,10 @@ class _Run:
     def __init__(self, parent: View, *, height: int, now_ms: int, chain_id: bytes) -> None:
         self.overlay = Overlay(parent)
         self.context = Context(self.overlay, chain_id=chain_id, height=height, now_ms=now_ms)
-        self.params = get_params(parent)
+        self.context.apply = _apply
+        activate_params(self.overlay, height=height)
+        activate_recoveries(self.overlay, now_ms=now_ms)
+        self.params = get_params(self.overlay)
         self.transactions: list[Transaction] = []
         self.receipts: list[Receipt] = []
         self._bytes = BLOCK_OVERHEAD_BYTES
@@ -135,9 +186,10 @@ class _Run:
             return f"more than {self.params.max_block_transactions} transactions"
         if self._bytes + len(tx.raw) + TRANSACTION_OVERHEAD_BYTES > self.params.max_block_bytes:
             return f"more than {self.params.max_block_bytes} bytes"
-        if self._ops + len(tx.body.ops) > MAX_BLOCK_OPS:
+        ops, signatures = _measure_work(self.overlay, tx)
+        if self._ops + ops > MAX_BLOCK_OPS:
             return f"more than {MAX_BLOCK_OPS} operations"
-        if self._signatures + _count_signatures(tx) > MAX_BLOCK_SIGNATURES:
+        if self._signatures + signatures > MAX_BLOCK_SIGNATURES:
             return f"more than {MAX_BLOCK_SIGNATURES} signatures"
         return None
 
@@ -152,7 +204,8 @@ class _Run:
             overlay, tx, chain_id=context.chain_id, now_ms=context.now_ms, params=self.params
         )
         overlay.checkpoint()
-        context.sender, context.tx_id = body.sender, body.tx_id
+        work = _measure_work(overlay, tx)
+        context.tx = tx
         context.tx_index = len(self.transactions)
         posted = len(context.postings)
         code, failed_op, index = 0, None, 0
@@ -162,28 +215,35 @@ class _Run:
                     raise unresolved[index]
                 context.op_index = index
                 APPLY[type(op)](context, op)
+            if context.departed:
+                end_closing_accounts(context)
         except Refused as refusal:
             overlay.rollback()
             del context.postings[posted:]
+            context.departed.clear()
+            context.bundle_entry = None
             code, failed_op = int(refusal.code), index
         assert failed_op is None or code >= FIRST_RECEIPT_CODE, code
         record_id(overlay, tx, height=context.height, index=context.tx_index)
         self._bytes += len(tx.raw) + TRANSACTION_OVERHEAD_BYTES
-        self._ops += len(body.ops)
-        self._signatures += _count_signatures(tx)
+        self._ops += work[0]
+        self._signatures += work[1]
         self.transactions.append(tx)
         self.receipts.append(Receipt(tx.hash, body.sender, body.tx_id, code, failed_op))
 
     def finish(self, template: Template) -> Executed:
         """Return the block with its roots."""
         parent = template.parent
-        validators_hash = parent.next_validators_hash
+        height = parent.height + 1
+        if height % self.params.epoch_blocks == 0:
+            begin_epoch(self.overlay)
+        next_validators = identify_validators(get_validators(self.overlay))
         header = Header(
             version=HEADER_VERSION,
             chain_id=self.context.chain_id,
             epoch=template.epoch,
             view=template.view,
-            height=parent.height + 1,
+            height=height,
             parent=template.parent_digest,
             timestamp_ms=template.timestamp_ms,
             proposer=template.proposer,
@@ -191,10 +251,8 @@ class _Run:
             tx_root=compute_root([tx.hash for tx in self.transactions]),
             receipt_root=compute_root([encode(receipt) for receipt in self.receipts]),
             state_root=commit_state(self.overlay),
-            validators_hash=validators_hash,
-            next_validators_hash=compute_validators_hash(
-                identify_validators(get_validators(self.overlay))
-            ),
+            validators_hash=parent.next_validators_hash,
+            next_validators_hash=compute_validators_hash(next_validators),
         )
         self.overlay.checkpoint()
         return Executed(
@@ -207,13 +265,26 @@ class _Run:
         )
 
 
-def _count_signatures(tx: Transaction) -> int:
-    """What verification has to do: the envelope's signatures and the proofs of possession."""
-    count = len(tx.signatures)
+_LABORIOUS: Final = frozenset((OpenAccount, SetParticipant, SetValidators, Approve))
+
+
+def _measure_work(view: View, tx: Transaction) -> tuple[int, int]:
+    """Return how many operations and signatures a transaction makes everyone check.
+
+    Proofs of possession are signatures; an approval may run its bundle.
+    """
+    ops, signatures = len(tx.body.ops), len(tx.signatures)
     for op in tx.body.ops:
-        if type(op) is OpenAccount or type(op) is SetParticipant:
-            count += len(op.possessions)
-    return count
+        if type(op) in _LABORIOUS:
+            bundled: Sequence[Operation] = (op,)
+            if isinstance(op, Approve):
+                proposal = view.get(PROPOSALS, op.proposal)
+                bundled = () if proposal is None else proposal.ops
+                ops += len(bundled)
+            for each in bundled:
+                if isinstance(each, OpenAccount | SetParticipant | SetValidators):
+                    signatures += len(each.possessions)
+    return ops, signatures
 
 
 def build_block(

@@ -419,7 +419,9 @@ def _add_assets(overlay: Overlay, document: GenesisDocument) -> None:
             field = "issuer" if role.field == "issuer" else f"terms.{role.field}"
             raise GenesisInvalid(f"{path}.{field}", role.message)
         add_asset(
-            overlay, entry.asset, Asset(entry.issuer, entry.currency, entry.scale, entry.terms, 0)
+            overlay,
+            entry.asset,
+            Asset(entry.issuer, entry.currency, entry.scale, entry.terms, 0, 0),
         )
 
 

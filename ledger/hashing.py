@@ -25,6 +25,7 @@ class HashTag(Enum):
     HOLD = b"atpar/hold/v1\0"
     FREEZE = b"atpar/freeze/v1\0"
     PROPOSAL = b"atpar/proposal/v1\0"
+    BUNDLE = b"atpar/bundle/v1\0"
     BUCKET = b"atpar/bucket/v1\0"
     JOURNAL = b"atpar/journal/v1\0"
     PROOF = b"atpar/proof/v1\0"

@@ -4,28 +4,58 @@ A redemption is a hold too; what only it has (payout, due time, the reserve) is 
 """
 
 from collections.abc import Iterator
+from hashlib import sha256
 
 from msgspec.structs import replace
 
 from atpar.ledger.codes import Code
-from atpar.ledger.context import Context, get_balance
+from atpar.ledger.context import (
+    Context,
+    get_balance,
+    is_suspended,
+    load_asset,
+    load_creditor,
+    load_party,
+)
 from atpar.ledger.errors import Refused
-from atpar.ledger.payments import change_held
+from atpar.ledger.hashing import HashTag
+from atpar.ledger.limits import MAX_OPEN_HOLDS_PER_ACCOUNT
+from atpar.ledger.operations import Assign, Capture, Condition, Release
+from atpar.ledger.operations import Hold as PlaceHold
+from atpar.ledger.payments import (
+    change_held,
+    check_claimant,
+    check_creditor,
+    check_eligible,
+    check_payment,
+    check_side_open,
+    check_travel_rule,
+    post,
+)
 from atpar.ledger.records import (
     ACCOUNT_FREEZES,
+    ACCOUNTS,
+    CLAIMS,
     DUE,
     FREEZES,
     HOLDS,
     MARK,
     OPEN_HOLDS,
+    Balance,
+    Blocked,
     FreezeOrder,
     Hold,
     HoldKind,
+    HoldStatus,
+    Pause,
+    PaymentTerms,
     balance_key,
+    claim_key,
     open_hold_key,
     open_hold_prefix,
     time_key,
 )
+from atpar.ledger.spans import compute_expiry
 from atpar.ledger.state import View
 from atpar.ledger.types import Direction
 
@@ -70,6 +100,198 @@ def list_open_holds(
         hold = view.get(HOLDS, key[-32:])
         assert hold is not None, key
         yield key[-32:], hold
+
+
+# ---- payment holds
+
+
+def apply_hold(ctx: Context, op: PlaceHold) -> None:
+    """Reserve money for a creditor under a condition."""
+    for arbiter in op.condition.arbiters:
+        if ctx.overlay.get(ACCOUNTS, arbiter.encode()) is None:
+            raise Refused(Code.UNKNOWN_TARGET, f"no account {arbiter} to arbitrate")
+    _check_room(get_balance(ctx, balance_key(op.asset, op.debtor)), op.debtor)
+    check_payment(ctx, op, pause=Pause.HOLD)
+    if op.expires_at_ms <= ctx.now_ms:
+        raise Refused(Code.HOLD_EXPIRED, f"expires at {op.expires_at_ms}, it is {ctx.now_ms}")
+    hold = Hold(
+        kind=HoldKind.PAYMENT,
+        status=HoldStatus.PENDING,
+        asset=op.asset,
+        debtor=op.debtor,
+        creditor=op.creditor,
+        amount=op.amount,
+        captured=0,
+        released=0,
+        burned=0,
+        assigned=0,
+        placed_at_ms=ctx.now_ms,
+        position=ctx.position,
+        payment=PaymentTerms(
+            uetr=op.uetr,
+            purpose=op.purpose,
+            reference=op.reference,
+            condition=op.condition,
+            expires_at_ms=op.expires_at_ms,
+            clock_from_ms=ctx.now_ms,
+            assignable=op.assignable,
+        ),
+        redemption=None,
+    )
+    _open_payment_hold(ctx, ctx.compute_id(HashTag.HOLD), hold)
+    change_held(ctx, op.asset, op.debtor, op.amount, holds=1)
+
+
+def _check_room(balance: Balance, debtor: str) -> None:
+    if balance.holds >= MAX_OPEN_HOLDS_PER_ACCOUNT:
+        raise Refused(Code.LIMIT_OF_ENTRIES, f"{debtor} has {balance.holds} open holds")
+
+
+def _open_payment_hold(ctx: Context, hold_id: bytes, hold: Hold) -> None:
+    ctx.overlay.put(HOLDS, hold_id, hold)
+    ctx.overlay.put(OPEN_HOLDS, open_hold_key(hold_id, hold), MARK)
+    ctx.overlay.put(CLAIMS, claim_key(hold.creditor, hold_id), MARK)
+
+
+def settle_payment_hold(ctx: Context, hold_id: bytes, before: Hold, after: Hold) -> None:
+    """Write a payment hold of which less is open than before; end it when nothing is."""
+    if after.open == 0:
+        after = replace(after, status=HoldStatus.ENDED)
+        ctx.overlay.delete(OPEN_HOLDS, open_hold_key(hold_id, before))
+        ctx.overlay.delete(CLAIMS, claim_key(before.creditor, hold_id))
+        ctx.note_departure(before.creditor)
+    ctx.overlay.put(HOLDS, hold_id, after)
+    ended = -1 if after.open == 0 else 0
+    change_held(ctx, before.asset, before.debtor, after.open - before.open, holds=ended)
+
+
+def apply_capture(ctx: Context, op: Capture) -> None:
+    """Take held money; with `final` return the rest."""
+    hold = load_hold(ctx, op.hold)
+    asset = load_asset(ctx, hold.asset)
+    payment = hold.payment
+    debtor, creditor = load_party(ctx, hold.debtor), load_party(ctx, hold.creditor)
+    if asset.paused & Pause.CAPTURE:
+        raise Refused(Code.PAUSED, f"captures of {hold.asset} are paused")
+    balance = get_balance(ctx, balance_key(hold.asset, hold.debtor))
+    check_side_open(debtor, balance, Blocked.DEBIT)
+    pending = payment is not None and hold.status is HoldStatus.PENDING
+    if pending and op.amount <= hold.open and balance.posted - op.amount < balance.frozen:
+        raise Refused(
+            Code.AMOUNT_BLOCKED, f"{op.amount} of {balance.posted}, {balance.frozen} are frozen"
+        )
+    if payment is not None:
+        check_claimant(ctx, hold.asset, asset, hold.creditor, creditor)
+        check_eligible(ctx, hold.asset, asset, hold.debtor)
+    if pending and op.amount > hold.open:
+        raise Refused(Code.INSUFFICIENT_FUNDS, f"{op.amount}, open are {hold.open}")
+    payment = _check_pending(hold)
+    _check_in_time(ctx, hold)
+    _check_condition(ctx, payment.condition, op)
+    rest = hold.open - op.amount if op.final else 0
+    after = replace(hold, captured=hold.captured + op.amount, released=hold.released + rest)
+    settle_payment_hold(ctx, op.hold, hold, after)
+    post(ctx, hold.asset, debtor=hold.debtor, creditor=hold.creditor, amount=op.amount)
+
+
+def _check_pending(hold: Hold) -> PaymentTerms:
+    if hold.payment is None:
+        raise Refused(Code.WRONG_HOLD_KIND, "a redemption ends by burn or release")
+    if hold.status is not HoldStatus.PENDING:
+        raise Refused(Code.HOLD_NOT_PENDING, f"the hold is {hold.status.value}")
+    return hold.payment
+
+
+def _check_in_time(ctx: Context, hold: Hold) -> None:
+    expiry_ms = compute_expiry(ctx.overlay, hold, ctx.now_ms)
+    if ctx.now_ms > expiry_ms:
+        raise Refused(Code.HOLD_EXPIRED, f"expired at {expiry_ms}, it is {ctx.now_ms}")
+
+
+def _check_condition(ctx: Context, condition: Condition, op: Capture) -> None:
+    """Check what the capture itself has to bring; the arbiters' signatures are in `authority`."""
+    if condition.not_before_ms is not None and ctx.now_ms < condition.not_before_ms:
+        raise Refused(
+            Code.CONDITION_UNMET, f"not before {condition.not_before_ms}, it is {ctx.now_ms}"
+        )
+    if condition.hash_lock is not None and (
+        op.preimage is None or sha256(op.preimage).digest() != condition.hash_lock
+    ):
+        raise Refused(Code.CONDITION_UNMET, "the preimage of the hash lock is not shown")
+    if condition.document_hash is not None and op.document_hash != condition.document_hash:
+        raise Refused(Code.CONDITION_UNMET, "the document is not the one that was agreed")
+
+
+def release_payment_hold(ctx: Context, op: Release, hold: Hold) -> None:
+    """Give held money back: by the creditor at any time, by the debtor once it expired."""
+    if hold.status is not HoldStatus.PENDING:
+        raise Refused(Code.HOLD_NOT_PENDING, f"the hold is {hold.status.value}")
+    if op.by != hold.creditor:
+        if op.by != hold.debtor:
+            raise Refused(Code.NOT_RELEASABLE, f"{op.by} is no party of this hold")
+        expiry_ms = compute_expiry(ctx.overlay, hold, ctx.now_ms)
+        if ctx.now_ms <= expiry_ms:
+            raise Refused(Code.NOT_RELEASABLE, f"the creditor has until {expiry_ms}")
+    after = replace(hold, released=hold.released + hold.open)
+    settle_payment_hold(ctx, op.hold, hold, after)
+
+
+def apply_assign(ctx: Context, op: Assign) -> None:
+    """Pass a claim on, whole or in part; every party is checked anew."""
+    hold = load_hold(ctx, op.hold)
+    asset = load_asset(ctx, hold.asset)
+    creditor = load_creditor(ctx, op.creditor)
+    debtor, seller = load_party(ctx, hold.debtor), load_party(ctx, hold.creditor)
+    for account_id in (hold.debtor, hold.creditor):
+        if is_suspended(ctx, account_id):
+            raise Refused(Code.PARTICIPANT_SUSPENDED, f"{account_id} is suspended")
+    balance = get_balance(ctx, balance_key(hold.asset, hold.debtor))
+    if 0 < op.amount < hold.open:
+        _check_room(balance, hold.debtor)
+    if asset.paused & Pause.HOLD:
+        raise Refused(Code.PAUSED, f"holds of {hold.asset} are paused")
+    check_side_open(debtor, balance, Blocked.DEBIT)
+    sold_from = get_balance(ctx, balance_key(hold.asset, hold.creditor))
+    check_side_open(seller, sold_from, Blocked.DEBIT | Blocked.CREDIT)
+    check_creditor(ctx, hold.asset, asset, op.creditor, creditor)
+    check_eligible(ctx, hold.asset, asset, hold.debtor)
+    check_travel_rule(asset, op, debtor=hold.debtor, creditor=op.creditor)
+    payment = _check_pending(hold)
+    _check_in_time(ctx, hold)
+    if (
+        not payment.assignable
+        or op.creditor in (hold.debtor, hold.creditor)
+        or op.amount > hold.open
+    ):
+        raise Refused(
+            Code.NOT_ASSIGNABLE,
+            f"{op.amount} of {hold.open} to {op.creditor}, assignable: {payment.assignable}",
+        )
+    _pass_on(ctx, op, hold, payment)
+
+
+def _pass_on(ctx: Context, op: Assign, hold: Hold, payment: PaymentTerms) -> None:
+    # The seller's freezes have extended the time so far; from now on the buyer's count.
+    expiry_ms = compute_expiry(ctx.overlay, hold, ctx.now_ms)
+    terms = replace(payment, expires_at_ms=expiry_ms, clock_from_ms=ctx.now_ms)
+    if op.amount == hold.open:
+        ctx.overlay.delete(CLAIMS, claim_key(hold.creditor, op.hold))
+        ctx.overlay.put(CLAIMS, claim_key(op.creditor, op.hold), MARK)
+        ctx.overlay.put(HOLDS, op.hold, replace(hold, creditor=op.creditor, payment=terms))
+        ctx.note_departure(hold.creditor)
+        return
+    part = replace(
+        hold,
+        creditor=op.creditor,
+        amount=op.amount,
+        captured=0,
+        released=0,
+        assigned=0,
+        payment=terms,
+    )
+    settle_payment_hold(ctx, op.hold, hold, replace(hold, assigned=hold.assigned + op.amount))
+    _open_payment_hold(ctx, ctx.compute_id(HashTag.HOLD), part)
+    change_held(ctx, hold.asset, hold.debtor, op.amount, holds=1)
 
 
 # ---- freezes against holds

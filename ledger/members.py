@@ -5,11 +5,42 @@ from msgspec.structs import replace
 from atpar.ledger.codes import Code
 from atpar.ledger.context import Context
 from atpar.ledger.errors import Refused
-from atpar.ledger.limits import MAX_ASSETS
-from atpar.ledger.operations import OpenAccount, SetAsset, SetParticipant
-from atpar.ledger.policies import needs_two_keys, register_policy
-from atpar.ledger.records import ACCOUNTS, ASSETS, PARTICIPANTS, Asset, Participant, new_account
-from atpar.ledger.roles import INDEPENDENT_ROLES, find_role_faults, list_assets
+from atpar.ledger.limits import MAX_ASSETS, RECOVERY_DELAY_MS
+from atpar.ledger.operations import (
+    AccountChange,
+    OpenAccount,
+    SetAsset,
+    SetParticipant,
+    UpdateAccount,
+)
+from atpar.ledger.policies import needs_two_keys, register_policy, register_signed_policy
+from atpar.ledger.records import (
+    ACCOUNT_FREEZES,
+    ACCOUNTS,
+    ASSETS,
+    BALANCES,
+    CLAIMS,
+    MARK,
+    PARTICIPANTS,
+    RECOVERIES,
+    Account,
+    AccountStatus,
+    Asset,
+    Participant,
+    PendingPolicy,
+    balance_key,
+    new_account,
+    number_key,
+)
+from atpar.ledger.roles import (
+    INDEPENDENT_ROLES,
+    find_account_faults,
+    find_role_faults,
+    is_regulator,
+    list_assets,
+    list_role_accounts,
+)
+from atpar.ledger.state import Overlay, View
 from atpar.ledger.terms import add_asset
 from atpar.ledger.types import admin_of, participant_of
 
@@ -72,11 +103,112 @@ def apply_open_account(ctx: Context, op: OpenAccount) -> None:
     ctx.overlay.put(ACCOUNTS, key, record)
 
 
+def apply_update_account(ctx: Context, op: UpdateAccount) -> None:
+    """Rotate an account's keys, close it, or schedule or cancel its recovery."""
+    key = op.account.encode()
+    account = ctx.overlay.get(ACCOUNTS, key)
+    if account is None:
+        raise Refused(Code.UNKNOWN_TARGET, f"{op.account} has no policy of its own")
+    if op.change is AccountChange.RECOVER:
+        _schedule_recovery(ctx, op, account)
+        return
+    if op.change is AccountChange.CANCEL:
+        _drop_recovery(ctx, op.account, account)
+        return
+    if op.policy is not None:
+        register_signed_policy(ctx.overlay, participant_of(op.account), op.policy)
+        account = replace(account, policy=op.policy)
+    if op.reference_required is not None:
+        account = replace(account, reference_required=op.reference_required)
+    if op.close:
+        account = replace(account, status=AccountStatus.CLOSING)
+        ctx.note_departure(op.account)
+    ctx.overlay.put(ACCOUNTS, key, account)
+    if op.policy is not None:
+        for fault in find_account_faults(ctx.overlay, op.account):
+            raise Refused(fault.code, f"{fault.field}: {fault.message}")
+
+
+def _schedule_recovery(ctx: Context, op: UpdateAccount, account: Account) -> None:
+    assert op.policy is not None
+    assert op.regulator is not None
+    register_signed_policy(ctx.overlay, participant_of(op.account), op.policy)
+    if not is_regulator(ctx.overlay, op.regulator):
+        raise Refused(Code.ROLE_MISSING, f"{op.regulator} is no regulator's account")
+    if account.pending is not None:
+        ctx.overlay.delete(RECOVERIES, _recovery_key(op.account, account.pending))
+    pending = PendingPolicy(op.policy, ctx.now_ms + RECOVERY_DELAY_MS)
+    ctx.overlay.put(ACCOUNTS, op.account.encode(), replace(account, pending=pending))
+    ctx.overlay.put(RECOVERIES, _recovery_key(op.account, pending), MARK)
+
+
+def _drop_recovery(ctx: Context, account_id: str, account: Account) -> None:
+    if account.pending is None:
+        raise Refused(Code.UNKNOWN_PROPOSAL, f"{account_id} has no scheduled recovery")
+    ctx.overlay.delete(RECOVERIES, _recovery_key(account_id, account.pending))
+    ctx.overlay.put(ACCOUNTS, account_id.encode(), replace(account, pending=None))
+
+
+def _recovery_key(account_id: str, pending: PendingPolicy) -> bytes:
+    return number_key(pending.effective_at_ms) + account_id.encode()
+
+
+def activate_recoveries(overlay: Overlay, *, now_ms: int) -> None:
+    """Put scheduled policies in force whose time has come, at the start of a block.
+
+    One that would break the rules for the roles its account has by now lapses.
+    """
+    due = []
+    for key, _ in overlay.scan(RECOVERIES, b""):
+        if int.from_bytes(key[:8], "big") > now_ms:
+            break
+        due.append(key)
+    for key in due:
+        overlay.delete(RECOVERIES, key)
+        account = overlay.get(ACCOUNTS, key[8:])
+        assert account is not None, key
+        assert account.pending is not None, key
+        lapsed = replace(account, pending=None)
+        overlay.put(ACCOUNTS, key[8:], replace(lapsed, policy=account.pending.policy))
+        if next(find_account_faults(overlay, key[8:].decode()), None) is not None:
+            overlay.put(ACCOUNTS, key[8:], lapsed)
+
+
+def end_closing_accounts(ctx: Context) -> None:
+    """Close the closing accounts of which the last thing ended in this transaction."""
+    for account_id in ctx.departed:
+        key = account_id.encode()
+        account = ctx.overlay.get(ACCOUNTS, key)
+        if account is None or account.status is not AccountStatus.CLOSING:
+            continue
+        if not _has_anything_left(ctx.overlay, account_id):
+            if account.pending is not None:
+                ctx.overlay.delete(RECOVERIES, _recovery_key(account_id, account.pending))
+            closed = replace(account, status=AccountStatus.CLOSED, pending=None)
+            ctx.overlay.put(ACCOUNTS, key, closed)
+    ctx.departed.clear()
+
+
+def _has_anything_left(view: View, account_id: str) -> bool:
+    """Whether a balance, hold, claim, freeze or role of an account is left."""
+    if account_id == admin_of(participant_of(account_id)):
+        return True
+    for code, asset in list_assets(view):
+        if view.get(BALANCES, balance_key(code, account_id)) is not None:
+            return True
+        if any(holder == account_id for _, holder in list_role_accounts(asset.terms)):
+            return True
+    indexes = ((CLAIMS, f"{account_id}|"), (ACCOUNT_FREEZES, f"{account_id}|"))
+    return any(
+        next(view.scan(section, prefix.encode()), None) is not None for section, prefix in indexes
+    )
+
+
 def apply_set_asset(ctx: Context, op: SetAsset) -> None:
     """Create an asset, or change its terms."""
     key = op.asset.encode()
     before = ctx.overlay.get(ASSETS, key)
-    after = Asset(op.issuer, op.currency, op.scale, op.terms, 0)
+    after = Asset(op.issuer, op.currency, op.scale, op.terms, 0, 0)
     raise_first_fault(ctx, op.asset, after)
     if before is None:
         if sum(1 for _ in list_assets(ctx.overlay)) >= MAX_ASSETS:
@@ -86,3 +218,5 @@ def apply_set_asset(ctx: Context, op: SetAsset) -> None:
     if op.scale != before.scale:
         raise Refused(Code.ASSET_IMMUTABLE, f"scale {op.scale}, it is {before.scale} for ever")
     ctx.overlay.put(ASSETS, key, replace(before, terms=op.terms))
+    for _, holder in list_role_accounts(before.terms):
+        ctx.note_departure(holder)

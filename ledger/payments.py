@@ -9,13 +9,13 @@ from atpar.ledger.context import (
     is_suspended,
     load_asset,
     load_creditor,
-    load_principal,
+    load_party,
     put_balance,
 )
+from atpar.ledger.controls import compute_tier, use_limits
 from atpar.ledger.errors import Refused
-from atpar.ledger.operations import Transfer
+from atpar.ledger.operations import Assign, Hold, Transfer
 from atpar.ledger.records import (
-    KYC_TIERS,
     Account,
     AccountStatus,
     Asset,
@@ -66,18 +66,34 @@ def _with_posted(balance: Balance, posted: int) -> Balance:
 
 def apply_transfer(ctx: Context, op: Transfer) -> None:
     """Pay."""
+    check_payment(ctx, op, pause=_PAUSE_TRANSFER)
+    post(ctx, op.asset, debtor=op.debtor, creditor=op.creditor, amount=op.amount)
+
+
+def check_payment(ctx: Context, op: Transfer | Hold, *, pause: int) -> Balance:
+    """Check everything that a payment, now or reserved, asks of its parties and of the asset.
+
+    Counts the amount against the debtor's limits; returns the debtor's balance.
+
+    Raises:
+        Refused: the first broken rule in precedence.
+    """
     asset = load_asset(ctx, op.asset)
     creditor = load_creditor(ctx, op.creditor)
-    debtor = load_principal(ctx, op.debtor)
+    debtor = load_party(ctx, op.debtor)
     check_debtor(ctx, op.debtor, debtor)
-    if asset.paused & _PAUSE_TRANSFER:
-        raise Refused(Code.PAUSED, f"transfers of {op.asset} are paused")
+    if asset.paused & pause:
+        raise Refused(Code.PAUSED, f"{op.asset}: this operation is paused")
     balance = get_balance(ctx, balance_key(op.asset, op.debtor))
     check_unfrozen(debtor, balance, op.amount)
     check_creditor(ctx, op.asset, asset, op.creditor, creditor)
-    check_terms(ctx, asset, creditor, op)
+    check_eligible(ctx, op.asset, asset, op.debtor)
+    check_travel_rule(asset, op, debtor=op.debtor, creditor=op.creditor)
+    check_reference(creditor, op)
+    if asset.limits:
+        use_limits(ctx, op.asset, asset, op.debtor, op.amount)
     check_funds(balance, op.amount)
-    post(ctx, op.asset, debtor=op.debtor, creditor=op.creditor, amount=op.amount)
+    return balance
 
 
 def check_debtor(ctx: Context, account_id: str, account: Account) -> None:
@@ -107,6 +123,16 @@ def check_unfrozen(account: Account, balance: Balance, amount: int) -> None:
         )
 
 
+def check_side_open(account: Account, balance: Balance, side: int) -> None:
+    """Check that no freeze blocks a side (`Blocked` bits) of an account as a whole.
+
+    Raises:
+        Refused: ACCOUNT_FROZEN.
+    """
+    if (account.blocked | balance.blocked) & side:
+        raise Refused(Code.ACCOUNT_FROZEN, "an account of this operation is frozen")
+
+
 def check_creditor(
     ctx: Context, code: str, asset: Asset, account_id: str, account: Account
 ) -> None:
@@ -115,45 +141,75 @@ def check_creditor(
     Raises:
         Refused: CREDITOR_REFUSED.
     """
+    if is_suspended(ctx, account_id):
+        raise _refuse_creditor(account_id)
+    check_claimant(ctx, code, asset, account_id, account)
+
+
+def check_claimant(
+    ctx: Context, code: str, asset: Asset, account_id: str, account: Account
+) -> None:
+    """As `check_creditor`, for what a suspended participant may still receive.
+
+    Raises:
+        Refused: CREDITOR_REFUSED.
+    """
     balance = get_balance(ctx, balance_key(code, account_id))
     if (
         (account.blocked | balance.blocked) & _CREDIT
         or account.status is not AccountStatus.OPEN
-        or is_suspended(ctx, account_id)
-        or not is_eligible(ctx, asset, account_id)
+        or not is_eligible(ctx, code, asset, account_id)
     ):
-        raise Refused(Code.CREDITOR_REFUSED, f"{account_id} cannot be credited")
+        raise _refuse_creditor(account_id)
 
 
-def is_eligible(ctx: Context, asset: Asset, account_id: str) -> bool:
+def _refuse_creditor(account_id: str) -> Refused:
+    return Refused(Code.CREDITOR_REFUSED, f"{account_id} cannot be credited")
+
+
+def is_eligible(ctx: Context, code: str, asset: Asset, account_id: str) -> bool:
     """Return whether an account has the KYC tier that the asset asks for."""
     needed = asset.terms.min_kyc_tier
-    if needed == 0:
-        return True
-    known = ctx.overlay.get(KYC_TIERS, account_id.encode())
-    return known is not None and known.tier >= needed and ctx.now_ms < known.expires_at_ms
+    return needed == 0 or compute_tier(ctx.overlay, code, account_id, ctx.now_ms) >= needed
 
 
-def check_terms(ctx: Context, asset: Asset, creditor: Account, op: Transfer) -> None:
-    """Check what the asset and the receiver ask of a payment.
+def check_eligible(ctx: Context, code: str, asset: Asset, account_id: str) -> None:
+    """Check the payer's KYC tier.
 
     Raises:
-        Refused: NOT_ELIGIBLE, TRAVEL_RULE_MISSING, REFERENCE_REQUIRED.
+        Refused: NOT_ELIGIBLE.
     """
-    terms = asset.terms
-    if terms.min_kyc_tier and not is_eligible(ctx, asset, op.debtor):
-        raise Refused(Code.NOT_ELIGIBLE, f"{op.debtor} lacks KYC tier {terms.min_kyc_tier}")
-    threshold = terms.travel_rule_from
+    if asset.terms.min_kyc_tier and not is_eligible(ctx, code, asset, account_id):
+        raise Refused(Code.NOT_ELIGIBLE, f"{account_id} lacks tier {asset.terms.min_kyc_tier}")
+
+
+def check_travel_rule(
+    asset: Asset, op: Transfer | Hold | Assign, *, debtor: str, creditor: str
+) -> None:
+    """Check that a payment between two participants carries the data that it has to.
+
+    Raises:
+        Refused: TRAVEL_RULE_MISSING.
+    """
+    threshold = asset.terms.travel_rule_from
     if (
         threshold is not None
         and op.amount >= threshold
-        and participant_of(op.debtor) != participant_of(op.creditor)
+        and participant_of(debtor) != participant_of(creditor)
         and (op.travel_rule_hash is None or not op.travel_rule_ack)
     ):
         raise Refused(
             Code.TRAVEL_RULE_MISSING,
             f"payments of {threshold} and more need travel-rule data and its acknowledgement",
         )
+
+
+def check_reference(creditor: Account, op: Transfer | Hold) -> None:
+    """Check that a payment has the reference that its receiver asks for.
+
+    Raises:
+        Refused: REFERENCE_REQUIRED.
+    """
     if creditor.reference_required and not op.reference.strip():
         raise Refused(Code.REFERENCE_REQUIRED, f"{op.creditor} asks for a reference")
 

@@ -83,6 +83,32 @@ def check_keys(
     return fresh
 
 
+def list_new_keys(before: Policy, after: Policy) -> list[bytes]:
+    """Return the keys that a policy names and its predecessor does not, in order."""
+    known = {entry.key for entry in before.keys}
+    return [entry.key for entry in after.keys if entry.key not in known]
+
+
+def register_signed_policy(overlay: Overlay, participant: str, policy: Policy) -> None:
+    """As `register_policy`, where each new key signed the transaction, which proves possession.
+
+    Raises:
+        Refused: KEY_TAKEN, KEY_INVALID or POLICY_INVALID.
+    """
+    keys = [entry.key for entry in policy.keys]
+    owners = [overlay.get(KEYS, key) for key in keys]
+    for key, owner in zip(keys, owners, strict=True):
+        if owner is not None and owner.participant != participant:
+            raise Refused(Code.KEY_TAKEN, f"{key.hex()} belongs to another participant")
+    for key, owner in zip(keys, owners, strict=True):
+        if owner is None and not is_registrable_key(key):
+            raise Refused(Code.KEY_INVALID, f"{key.hex()} is not canonical, or of small order")
+    check_policy(policy)
+    for key, owner in zip(keys, owners, strict=True):
+        if owner is None:
+            overlay.put(KEYS, key, KeyOwner(participant))
+
+
 def register_policy(
     overlay: Overlay,
     participant: str,

@@ -15,7 +15,14 @@ from msgspec import Meta
 from atpar.ledger.blocks import ValidatorKey, ValidatorSetId
 from atpar.ledger.codec import Codec, Wire
 from atpar.ledger.limits import HOUR_MS, MAX_VALIDATORS
-from atpar.ledger.operations import AssetTerms, Policy
+from atpar.ledger.operations import (
+    AssetTerms,
+    BundledOperation,
+    Condition,
+    Decision,
+    Limit,
+    Policy,
+)
 from atpar.ledger.state import Section
 from atpar.ledger.types import (
     ZERO_HASH,
@@ -33,6 +40,7 @@ from atpar.ledger.types import (
     ParticipantCode,
     ParticipantStatus,
     PublicKey,
+    Reference,
     Role,
     TimeMs,
     Uuid,
@@ -112,6 +120,8 @@ class Asset(Wire, frozen=True):
     terms: AssetTerms
     paused: Count
     """`Pause` bits."""
+    limits: Count
+    """Number of limits that `set_controls` keeps for it."""
 
 
 class Supply(Wire, frozen=True):
@@ -230,6 +240,19 @@ class RedemptionTerms(Wire, frozen=True):
     """Sum of the mints that reversed this burn."""
 
 
+class PaymentTerms(Wire, frozen=True):
+    """What a payment hold carries on top of a hold."""
+
+    uetr: Uuid
+    purpose: Reference
+    reference: Reference
+    condition: Condition
+    expires_at_ms: TimeMs
+    """Last instant of a capture, before the extension that spans since `clock_from_ms` give."""
+    clock_from_ms: TimeMs
+    assignable: bool
+
+
 class Hold(Wire, frozen=True):
     """Money reserved on the debtor's account for a creditor."""
 
@@ -244,15 +267,18 @@ class Hold(Wire, frozen=True):
     captured: Amount
     released: Amount
     burned: Amount
+    assigned: Amount
+    """What went over to holds of their own."""
     placed_at_ms: TimeMs
     position: Count
     """Order among the holds placed at the same time: transaction index * 1000 + op index."""
+    payment: PaymentTerms | None
     redemption: RedemptionTerms | None
 
     @property
     def open(self) -> int:
         """What is still reserved, in minor units."""
-        return self.amount - self.captured - self.released - self.burned
+        return self.amount - self.captured - self.released - self.burned - self.assigned
 
 
 class FreezeOrder(Wire, frozen=True):
@@ -268,11 +294,56 @@ class FreezeOrder(Wire, frozen=True):
     placed_at_ms: TimeMs
 
 
-class KycTier(Wire, frozen=True):
-    """What an account is known for, until when."""
+class Span(Wire, frozen=True):
+    """A time in which a pause or a freeze stood; it extends the holds it touches."""
 
-    tier: Count
+    end_ms: TimeMs | None
+    """Null while it stands."""
+
+
+class Setter(StrEnum):
+    """Who may state controls for a target; each one's statement is kept by itself."""
+
+    ISSUER = "issuer"
+    PARTICIPANT = "participant"
+    REGULATOR = "regulator"
+
+
+class Control(Wire, frozen=True):
+    """What one setter states for one target."""
+
+    tier: Count | None
+    tier_expires_at_ms: TimeMs | None
+    limit: Limit | None
+
+
+class Usage(Wire, frozen=True):
+    """What one account used of one limit in one period."""
+
+    period_ms: TimeMs
+    window: int
+    used: Amount
+
+
+class Verdict(Wire, frozen=True):
+    """What one key said to a proposal."""
+
+    key: PublicKey
+    decision: Decision
+
+
+class Proposal(Wire, frozen=True):
+    """A bundle that waits for those who must agree."""
+
+    sender: AccountId
+    makers: tuple[PublicKey, ...]
+    """The keys that signed the proposal itself."""
+    ops: tuple[BundledOperation, ...]
+    bundle_hash: Hash
     expires_at_ms: TimeMs
+    placed_at_ms: TimeMs
+    verdicts: tuple[Verdict, ...]
+    """In order of arrival, the maker's own approvals first; one for each key."""
 
 
 # ---- the chain itself
@@ -306,6 +377,12 @@ class Params(Wire, frozen=True):
     block_interval_ms: TimeMs
     heartbeat_ms: TimeMs
     delta_ms: TimeMs
+
+
+class PendingParam(Wire, frozen=True):
+    """The value that a parameter takes at a height."""
+
+    value: Count
 
 
 class IdBucket(Wire, frozen=True):
@@ -384,14 +461,25 @@ FUNDING_REFS: Final[Section[UsedReference]] = _section(
 """asset | reference"""
 PAYOUT_REFS: Final[Section[UsedReference]] = _section(12, "payout_refs", UsedReference, proven=True)
 """asset | reference"""
-KYC_TIERS: Final[Section[KycTier]] = _section(13, "kyc_tiers", KycTier, proven=True)
-"""account id"""
+CONTROLS: Final[Section[Control]] = _section(13, "controls", Control, proven=True)
+"""asset | account id, or `#` and the tier class | setter"""
+USAGES: Final[Section[Usage]] = _section(14, "usages", Usage, proven=True)
+"""asset | account id | `a` or `c` | setter: limits of the account itself, or of its class"""
+SPANS: Final[Section[Span]] = _section(15, "spans", Span, proven=True)
+"""source | start u64, see `spans.py`"""
+PROPOSALS: Final[Section[Proposal]] = _section(16, "proposals", Proposal, proven=True)
+"""proposal id"""
 VALIDATORS: Final[Section[ValidatorSet]] = _section(17, "validators", ValidatorSet, proven=True)
 """`current`, and `next` once it is set"""
 PARAMS: Final[Section[Params]] = _section(18, "params", Params, proven=True)
 """`current`"""
 ID_BUCKETS: Final[Section[IdBucket]] = _section(19, "id_buckets", IdBucket, proven=True)
 """hour u64"""
+
+PENDING_PARAMS: Final[Section[PendingParam]] = _section(
+    20, "pending_params", PendingParam, proven=True
+)
+"""activation height u64, name"""
 
 BALANCES: Final[Section[Balance]] = _section(32, "balances", Balance, proven=False)
 """asset | account; proven by one Merkle-sum tree per asset, keyed by the account"""
@@ -414,6 +502,12 @@ ACCOUNT_FREEZES: Final[Section[IndexMark]] = _section(
 """account | asset or empty | freeze id; rebuilt from FREEZES"""
 PURGES: Final[Section[IndexMark]] = _section(46, "purges", IndexMark, proven=False)
 """hour u64 of a dropped id bucket whose entries are still being removed"""
+CLAIMS: Final[Section[IndexMark]] = _section(47, "claims", IndexMark, proven=False)
+"""creditor | hold id of a pending payment hold; rebuilt from HOLDS"""
+RECOVERIES: Final[Section[IndexMark]] = _section(48, "recoveries", IndexMark, proven=False)
+"""effective time u64, account id of a scheduled policy; rebuilt from ACCOUNTS"""
+OPEN_PROPOSALS: Final[Section[IndexMark]] = _section(49, "open_proposals", IndexMark, proven=False)
+"""sender | proposal id; rebuilt from PROPOSALS"""
 
 SECTIONS: Final[tuple[Section[Any], ...]] = (
     PARTICIPANTS,
@@ -428,10 +522,14 @@ SECTIONS: Final[tuple[Section[Any], ...]] = (
     FREEZES,
     FUNDING_REFS,
     PAYOUT_REFS,
-    KYC_TIERS,
+    CONTROLS,
+    USAGES,
+    SPANS,
+    PROPOSALS,
     VALIDATORS,
     PARAMS,
     ID_BUCKETS,
+    PENDING_PARAMS,
     BALANCES,
     TX_IDS,
     TX_LISTS,
@@ -440,6 +538,9 @@ SECTIONS: Final[tuple[Section[Any], ...]] = (
     RECENT_BURNS,
     ACCOUNT_FREEZES,
     PURGES,
+    CLAIMS,
+    RECOVERIES,
+    OPEN_PROPOSALS,
 )
 """Every section, in table order (ascending id): the order of the section roots."""
 
@@ -517,3 +618,8 @@ def hour_key(valid_until_ms: int) -> bytes:
 def tx_key(sender: str, tx_id: bytes) -> bytes:
     """Return the key of a used transaction id."""
     return sender.encode() + b"|" + tx_id
+
+
+def claim_key(creditor: str, hold_id: bytes) -> bytes:
+    """Return the key of a pending payment hold in CLAIMS."""
+    return creditor.encode() + b"|" + hold_id

@@ -124,3 +124,18 @@ def find_account_faults(view: View, account_id: str) -> Iterator[RoleFault]:
     for _, asset in list_assets(view):
         if any(holder == account_id for _, holder in list_role_accounts(asset.terms)):
             yield from find_role_faults(view, asset.issuer, asset.terms)
+
+
+def is_regulator(view: View, account_id: str) -> bool:
+    """Return whether an account speaks for a regulator beyond one asset.
+
+    It belongs to a participant with that licence, as its admin account or as the regulator of an
+    asset.
+    """
+    code = participant_of(account_id)
+    participant = view.get(PARTICIPANTS, code.encode())
+    if participant is None or Role.REGULATOR not in participant.roles:
+        return False
+    if account_id == admin_of(code):
+        return True
+    return any(asset.terms.regulator == account_id for _, asset in list_assets(view))

@@ -16,11 +16,17 @@ from atpar.ledger.context import (
     is_suspended,
     load_asset,
     load_creditor,
-    load_principal,
+    load_party,
 )
 from atpar.ledger.errors import Refused
 from atpar.ledger.hashing import HashTag
-from atpar.ledger.holds import end_redemption, is_burn_blocked, load_hold, open_redemption
+from atpar.ledger.holds import (
+    end_redemption,
+    is_burn_blocked,
+    load_hold,
+    open_redemption,
+    release_payment_hold,
+)
 from atpar.ledger.limits import (
     DAY_MS,
     MAX_BASIS_POINTS,
@@ -307,7 +313,7 @@ def _reverse_burn(ctx: Context, op: Mint, hold: Hold) -> None:
 def apply_redeem(ctx: Context, op: Redeem) -> None:
     """Hold coins for redemption; only a burn or the treasury's release ends it."""
     asset = load_asset(ctx, op.asset)
-    holder = load_principal(ctx, op.holder)
+    holder = load_party(ctx, op.holder)
     if holder.status is AccountStatus.CLOSED:
         raise Refused(Code.ACCOUNT_CLOSED, f"{op.holder} is closed")
     balance = get_balance(ctx, balance_key(op.asset, op.holder))
@@ -328,8 +334,10 @@ def apply_redeem(ctx: Context, op: Redeem) -> None:
         captured=0,
         released=0,
         burned=0,
+        assigned=0,
         placed_at_ms=ctx.now_ms,
         position=ctx.position,
+        payment=None,
         redemption=RedemptionTerms(
             payout_hash=op.payout_hash,
             due_ms=compute_due(asset.terms, ctx.now_ms),
@@ -400,7 +408,16 @@ def lower_backing(ctx: Context, asset: str, reserve: Reserve, amount: int) -> No
     ctx.overlay.put(RESERVES, asset.encode(), after)
 
 
-def apply_release_redemption(ctx: Context, op: Release, hold: Hold) -> None:
+def apply_release(ctx: Context, op: Release) -> None:
+    """Give held money back to its debtor."""
+    hold = load_hold(ctx, op.hold)
+    if hold.kind is HoldKind.REDEMPTION:
+        _release_redemption(ctx, op, hold)
+    else:
+        release_payment_hold(ctx, op, hold)
+
+
+def _release_redemption(ctx: Context, op: Release, hold: Hold) -> None:
     """Give redeemed coins back: the payout failed. Authority is the treasury's, see `authority`."""
     asset = load_asset(ctx, hold.asset)
     terms = hold.redemption
@@ -419,12 +436,3 @@ def apply_release_redemption(ctx: Context, op: Release, hold: Hold) -> None:
     reserve = _load_reserve(ctx, hold.asset)
     if op.hold in reserve.paid_not_burned:
         lower_backing(ctx, hold.asset, reserve, hold.amount)
-
-
-def apply_release(ctx: Context, op: Release) -> None:
-    """Give held money back to its debtor."""
-    hold = load_hold(ctx, op.hold)
-    if hold.kind is HoldKind.REDEMPTION:
-        apply_release_redemption(ctx, op, hold)
-    else:
-        raise Refused(Code.NOT_RELEASABLE, "payment holds come with a later operation")

@@ -7,24 +7,37 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
+from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import Refused
-from atpar.ledger.limits import MAX_AMOUNT
+from atpar.ledger.limits import LIMIT_PERIOD_RANGE_MS, MAX_AMOUNT, MAX_BUNDLE_BYTES
 from atpar.ledger.operations import (
+    AccountChange,
+    Approve,
+    Assign,
     AttestReserve,
     Burn,
+    Capture,
     Freeze,
+    Hold,
     Mint,
     OpenAccount,
     Operation,
     Possession,
+    Propose,
     Redeem,
     Release,
+    Seize,
     SetAsset,
+    SetControls,
     SetMintQuota,
+    SetParams,
     SetParticipant,
+    SetPause,
+    SetValidators,
     Transfer,
     Unfreeze,
+    UpdateAccount,
     Void,
 )
 from atpar.ledger.terms import find_terms_fault
@@ -108,7 +121,7 @@ def _check_set_mint_quota(op: SetMintQuota) -> Fault:
     return _stated("capacity", op.capacity) or _stated("refill_per_day", op.refill_per_day)
 
 
-def _check_amount(op: Mint | Redeem) -> Fault:
+def _check_amount(op: Mint | Redeem | Capture | Assign | Seize) -> Fault:
     return _moved("amount", op.amount)
 
 
@@ -124,11 +137,76 @@ def _check_freeze(op: Freeze) -> Fault:
     return None
 
 
-def _check_nothing(_op: Burn | Release | Unfreeze | Void) -> Fault:
+def _check_hold(op: Hold) -> Fault:
+    if not 0 < op.amount <= MAX_AMOUNT:
+        return _moved("amount", op.amount)
+    fault = _sorted("condition.arbiters", op.condition.arbiters)
+    if fault is not None:
+        return fault
+    if op.debtor == op.creditor:
+        return Code.SAME_ACCOUNT, f"creditor: {op.creditor} is the debtor"
+    return None
+
+
+def _check_controls(op: SetControls) -> Fault:
+    fault = None if op.limit is None else _stated("limit.amount", op.limit.amount)
+    if fault is not None:
+        return fault
+    if (op.account is None) == (op.tier_class is None):
+        return Code.VALUE_INVALID, "account: either an account or a class of accounts"
+    if op.tier is not None and op.account is None:
+        return Code.VALUE_INVALID, "tier: a class is a tier already"
+    if op.tier_expires_at_ms is not None and op.tier is None:
+        return Code.VALUE_INVALID, "tier_expires_at_ms: without a tier"
+    low, high = LIMIT_PERIOD_RANGE_MS
+    if op.limit is not None and not low <= op.limit.period_ms <= high:
+        return Code.VALUE_INVALID, f"limit.period_ms: must be within {low} to {high}"
+    return None
+
+
+def _check_pause(op: SetPause) -> Fault:
+    return _sorted("scopes", op.scopes)
+
+
+def _check_update_account(op: UpdateAccount) -> Fault:
+    recovers = op.change is AccountChange.RECOVER
+    if recovers != (op.regulator is not None):
+        return Code.VALUE_INVALID, "regulator: named for a recovery, and only then"
+    if recovers and op.policy is None:
+        return Code.VALUE_INVALID, "policy: a recovery needs one"
+    if op.change is not AccountChange.UPDATE and (op.close or op.reference_required is not None):
+        return Code.VALUE_INVALID, "change: only an update does more than set the policy"
+    if op.change is AccountChange.CANCEL and op.policy is not None:
+        return Code.VALUE_INVALID, "policy: cancelling sets none"
+    return None
+
+
+def _check_set_validators(op: SetValidators) -> Fault:
+    return _possessions(op.possessions)
+
+
+def _check_propose(op: Propose) -> Fault:
+    if not op.ops:
+        return Code.NO_OPERATIONS, "ops: nothing is proposed"
+    size = len(encode(op.ops))
+    if size > MAX_BUNDLE_BYTES:
+        return Code.TOO_LARGE, f"ops: {size} bytes, at most {MAX_BUNDLE_BYTES}"
+    worst = find_value_fault(op.ops)
+    return None if worst is None else (worst.code, worst.message)
+
+
+def _check_nothing(_op: Burn | Release | Unfreeze | Approve | SetParams | Void) -> Fault:
     return None
 
 
 CHECKS: Final[dict[type[Operation], Callable[[Any], Fault]]] = {
+    Propose: _check_propose,
+    Approve: _check_nothing,
+    SetParams: _check_nothing,
+    SetValidators: _check_set_validators,
+    UpdateAccount: _check_update_account,
+    Seize: _check_amount,
+    SetPause: _check_pause,
     SetParticipant: _check_set_participant,
     OpenAccount: _check_open_account,
     SetAsset: _check_set_asset,
@@ -138,7 +216,11 @@ CHECKS: Final[dict[type[Operation], Callable[[Any], Fault]]] = {
     Redeem: _check_amount,
     Burn: _check_nothing,
     Transfer: _check_transfer,
+    Hold: _check_hold,
+    Capture: _check_amount,
     Release: _check_nothing,
+    Assign: _check_amount,
+    SetControls: _check_controls,
     Freeze: _check_freeze,
     Unfreeze: _check_nothing,
     Void: _check_nothing,

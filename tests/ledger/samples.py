@@ -31,22 +31,40 @@ from atpar.ledger.hashing import HashTag, SignKind, compute_hash, compute_sign_b
 from atpar.ledger.keys import compute_possession_bytes
 from atpar.ledger.merkle import compute_root
 from atpar.ledger.operations import (
+    AccountChange,
+    Approve,
     AssetTerms,
+    Assign,
     AttestReserve,
     Burn,
+    Capture,
+    Condition,
+    Decision,
     Freeze,
+    Hold,
+    Limit,
     Mint,
+    NewValidator,
     OpenAccount,
     Operation,
+    PauseChange,
+    PauseScope,
     Policy,
     Possession,
+    Propose,
     Redeem,
     Release,
+    Seize,
     SetAsset,
+    SetControls,
     SetMintQuota,
+    SetParams,
     SetParticipant,
+    SetPause,
+    SetValidators,
     Transfer,
     Unfreeze,
+    UpdateAccount,
     Void,
     WeightedKey,
 )
@@ -157,6 +175,45 @@ OPERATIONS: tuple[Operation, ...] = (
     Freeze("ALFA/main", HKD, Direction.DEBIT, 65_536, "JDCL/compliance", digest_of("order"), 0),
     Freeze("ALFA/main", None, Direction.BOTH, None, "REGU/admin", digest_of("order"), TIME_MS),
     Unfreeze(digest_of("f1"), ""),
+    UpdateAccount(
+        "ALFA/main", AccountChange.RECOVER, policy_of(1, "pay"), None, False, "REGU/admin"
+    ),
+    UpdateAccount("ALFA/main", AccountChange.UPDATE, None, True, True, None),
+    Hold(
+        asset=HKD,
+        debtor="ALFA/main",
+        creditor="BRVO/main",
+        amount=10**18 - 1,
+        uetr=uuid_of("escrow"),
+        purpose="",
+        reference="bill of lading 7",
+        travel_rule_hash=None,
+        travel_rule_ack=False,
+        expires_at_ms=TIME_MS,
+        condition=Condition(
+            ("CHRL/main", "DLTA/main"), digest_of("secret"), TIME_MS, digest_of("bill")
+        ),
+        assignable=True,
+    ),
+    Capture(digest_of("h1"), 1, b"secret", digest_of("bill"), True),
+    Capture(digest_of("h1"), 255, None, None, False),
+    Assign(digest_of("h1"), "CHRL/main", 256, digest_of("originator"), True),
+    SetControls("ALFA/admin", HKD, "ALFA/main", None, 2, TIME_MS, Limit(0, 86_400_000)),
+    SetControls("JDCL/admin", HKD, None, 1, None, None, None),
+    Seize(digest_of("f1"), HKD, 77, "REGU/watch", digest_of("order")),
+    SetPause(HKD, PauseChange.PAUSE, (PauseScope.CAPTURE, PauseScope.TRANSFER)),
+    SetParams("max_window_ms", 3_600_000, 70_001),
+    SetValidators(
+        tuple(
+            NewValidator(
+                bank, public_of(f"{bank} vote"), public_of(f"{bank} gov"), "PEM", "bank.test:7101"
+            )
+            for bank in BANKS
+        ),
+        possessions_of("ALFA", "ALFA vote"),
+    ),
+    Propose((Release(digest_of("r2"), "JDCL/treasury", ""), Unfreeze(digest_of("f1"), "")), 1),
+    Approve(digest_of("p1"), digest_of("bundle"), Decision.REJECT),
     Void(),
 )
 
