@@ -22,6 +22,8 @@ from atpar.cli.errors import (
 CONNECT_TIMEOUT_S: Final = 3.0
 READ_TIMEOUT_S: Final = 30.0
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+PAGE: Final = 500
+"""Items that one page of a listing may have."""
 MAX_PAGES: Final = 10_000
 
 _BUSY: Final = frozenset({"NOT_READY", "MEMPOOL_FULL", "OVERLOADED"})
@@ -62,13 +64,16 @@ def fetch_all(
     first: dict[str, Any] | None = None
     cursor: str | None = None
     for _ in range(MAX_PAGES):
-        page = fetch(state, path, after=cursor, **params)
+        left = PAGE if limit is None else min(PAGE, limit - len(items))
+        page = fetch(state, path, after=cursor, limit=left, **params)
         items += page.get(member, [])
         if first is None:
             first = {name: value for name, value in page.items() if name not in (member, "next")}
         cursor = page.get("next")
         if cursor is None or (limit is not None and len(items) >= limit):
             break
+    else:
+        raise WrongUsage(f"more than {MAX_PAGES} pages at {path}", advice="ask for less")
     return first or {}, items if limit is None else items[:limit]
 
 

@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "asset": ("query", "Show and list assets."),
     "participant": ("query", "Show and list participants."),
     "redemptions": ("query", "List redemptions."),
+    "statement": ("statement", "Show what moved on an account, with balances that add up."),
     "tx": ("tx", "Make, sign, join, send and look up transactions."),
     "verify": ("verify", "Check a receipt or proof offline, with no node."),
     "completion": ("completion", "Print the shell completion script."),

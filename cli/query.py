@@ -77,7 +77,7 @@ def show_account(state: State, *, account: str, proof: Path | None) -> None:
 
     Example: atpar account show ALFA/treasury
     """
-    path = f"/v1/accounts/{_split(account)}"
+    path = f"/v1/accounts/{check_account(account)}"
     answer = fetch(state, path, proof=1 if proof else None)
     scales = Scales(state)
     columns = ("posted", "held", "frozen", "available")
@@ -202,7 +202,7 @@ def open_account(
 
     Example: atpar account open ALFA/retail-7 --policy 1:payments
     """
-    _split(account)
+    check_account(account)
     code = participant_of(account)
     session = Session(state)
     prover = Prover(session.ring, participant=code, chain_id=session.chain.chain_id)
@@ -425,7 +425,7 @@ def redemptions_command(
 # ---- helpers
 
 
-def _split(account: str) -> str:
+def check_account(account: str) -> str:
     """Return an account id after checking that it can stand in a path."""
     try:
         msgspec.convert(account, AccountId)
