@@ -51,13 +51,24 @@ def create_data(
 ) -> None:
     """Make the data of a new node: the genesis state and, for a validator, an empty journal.
 
-    Without a vote key (an observer) there is no journal. What is there already is never replaced.
+    Without a vote key (an observer) there is no journal. A journal of this validator that is there
+    already is kept: so a node whose `chain.db` was set aside fetches the chain again, and its
+    earlier votes still bind it.
 
     Raises:
-        StoreMismatch, JournalMismatch: the folder holds this node's data already.
+        StoreMismatch: there is a `chain.db` already; nothing was changed.
+        JournalError: the journal that is there is damaged, or not this validator's.
         DiskFault: a write failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if participant is not None and vote_key is not None:
+        opening = make_opening(
+            chain_id=genesis.chain_id, participant=participant, vote_key=vote_key
+        )
+        if (folder / JOURNAL_NAME).exists():
+            open_votes(folder, opening)[0].close()
+        elif not (folder / STORE_NAME).exists():
+            create_journal(folder / JOURNAL_NAME, opening, make_first_records(genesis))
     create_store(
         folder / STORE_NAME,
         chain_id=genesis.chain_id,
@@ -65,11 +76,6 @@ def create_data(
         digest=genesis.digest,
         overlay=genesis.overlay,
     )
-    if participant is not None and vote_key is not None:
-        opening = make_opening(
-            chain_id=genesis.chain_id, participant=participant, vote_key=vote_key
-        )
-        create_journal(folder / JOURNAL_NAME, opening, make_first_records(genesis))
 
 
 def open_chain(folder: Path, *, chain_id: bytes) -> Store:

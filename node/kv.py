@@ -116,7 +116,8 @@ class LevelKeyValue:
         if isinstance(error, plyvel.CorruptionError):
             return StoreCorrupt(
                 f"{self.path}: {text}. The disk returned other bytes than were written: check it, "
-                "then set this folder aside and let the node fetch the chain again"
+                "then set this folder aside (but keep votes.journal where it is) and run "
+                "`atpar node init` again, so that the node fetches the chain from its peers"
             )
         if "lock" in text.lower():
             return StoreLocked(

@@ -349,7 +349,8 @@ def _check_schema(engine: KeyValueReader) -> None:
     if version != SCHEMA_VERSION:
         raise StoreSchema(
             f"chain.db has schema version {version}, this program reads version {SCHEMA_VERSION}; "
-            "run the version that wrote it, or let the node fetch the chain again in a new folder"
+            "run the version that wrote it, or set chain.db aside (but keep votes.journal) and run "
+            "`atpar node init` again, so that the node fetches the chain from its peers"
         )
 
 

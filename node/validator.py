@@ -150,6 +150,7 @@ class Validator:
         self._excluded: tuple[bytes, set[bytes]] | None = None
         self._final_view_heard = position.tip.view
         self._final_view = position.tip.view
+        self._synced_finalization = position.tip.finalization
         self._out: list[Action] = []
         self._now_ms = 0
         self._wall_ms = 0
@@ -251,8 +252,15 @@ class Validator:
         return self.mempool.add(tx)
 
     def compact_journal(self) -> list[bytes]:
-        """Return the records that the journal still needs, in order. Call between two turns."""
-        return [encode_record(record) for record in self._replica.compact_journal()]
+        """Return the records that the journal still needs, in order. Call between two turns.
+
+        The highest finalization on the disk stays among them: should `chain.db` be lost and begun
+        anew, it keeps this validator from voting again in views whose votes were dropped here.
+        """
+        records = self._replica.compact_journal()
+        if self._synced_finalization is not None:
+            records.append(CertificateRecord(self._synced_finalization))
+        return [encode_record(record) for record in records]
 
     def _take_actions(self) -> list[Action]:
         taken, self._out = self._out, []
@@ -588,6 +596,7 @@ class Validator:
         top = blocks[-1]
         assert given.height == top.header.height, (given.height, top.header.height)
         self.executor.absorb(top.digest)
+        self._synced_finalization = top.finalization
         for block in blocks:
             for tx in block.transactions:
                 self._final_places.pop(tx.hash, None)

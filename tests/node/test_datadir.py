@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from atpar.consensus.records import EpochOpenedRecord
+from atpar.consensus.records import EpochOpenedRecord, encode_record
 from atpar.ledger.records import BALANCES, balance_key
 from atpar.node.datadir import (
     create_data,
@@ -67,13 +67,38 @@ def test_making_it_twice_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "votes.journal").read_bytes() == before
 
 
-def test_wiped_store_with_a_journal_is_not_taken_for_a_first_start(tmp_path: Path) -> None:
+def test_store_set_aside_is_begun_anew_and_the_journal_is_kept(tmp_path: Path) -> None:
     make(tmp_path)
+    journal, _ = open_votes(tmp_path, opening_of("ALFA"))
+    journal.append([encode_record(EpochOpenedRecord(7, 0, bytes(32)))])
+    journal.close()
+    before = (tmp_path / "votes.journal").read_bytes()
     (tmp_path / "chain.db").rename(tmp_path / "old.db")
     with pytest.raises(StoreMissing):
         open_chain(tmp_path, chain_id=default_genesis().chain_id)
-    with pytest.raises(JournalMismatch, match="never overwritten"):
+    make(tmp_path)
+    open_chain(tmp_path, chain_id=default_genesis().chain_id).close()
+    assert (tmp_path / "votes.journal").read_bytes() == before
+
+
+def test_store_is_not_begun_anew_beside_a_damaged_journal(tmp_path: Path) -> None:
+    make(tmp_path)
+    path = tmp_path / "votes.journal"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    (tmp_path / "chain.db").rename(tmp_path / "old.db")
+    with pytest.raises(JournalLost):
         make(tmp_path)
+    assert not (tmp_path / "chain.db").exists()
+
+
+def test_journal_is_not_made_again_beside_a_store(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "votes.journal").unlink()
+    with pytest.raises(StoreMismatch):
+        make(tmp_path)
+    assert not (tmp_path / "votes.journal").exists()
 
 
 def test_wiped_journal_is_not_made_again_by_opening(tmp_path: Path) -> None:

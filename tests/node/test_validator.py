@@ -351,6 +351,30 @@ def test_journal_is_rewritten_without_what_is_committed() -> None:
     check_votes(cluster)
 
 
+def test_lost_store_is_fetched_again_and_dropped_votes_still_bind() -> None:
+    cluster = make_cluster()
+    for _ in range(10):
+        settle(cluster, pay(cluster))
+    cluster.run(1_000)
+    node = cluster.nodes["BRVO"]
+    assert node.journal is not None
+    node.journal.rewrite(node.running.compact_journal())
+    cluster.crash("BRVO")
+    node.engine = cluster._make_node("BRVO").engine
+    cut = cluster.nodes["BRVO"].height
+    assert cut == 0
+    # Nobody tells it anything: it must not begin to vote in views it has voted in.
+    cluster.cut("BRVO")
+    cluster.start("BRVO")
+    cluster.run(10_000)
+    assert not node.running.progress.is_ready
+    cluster.heal()
+    assert cluster.run(10_000, until=lambda: len(cluster.state_roots()) == 1)
+    settle(cluster, pay(cluster))
+    assert node.running.progress.is_ready
+    check_votes(cluster)
+
+
 # ---- disks that fail at every step
 
 
