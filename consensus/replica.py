@@ -1,6 +1,82 @@
-"""One validator's part in Simplex, as a state machine without I/O.
+"""One validator's part in Simplex with skip-ahead, as a state machine without I/O.
 
-(The protocol in prose and the deviations from the paper follow with the implementation.)
+The protocol
+------------
+n validators, of which at most f = (n - 1) // 3 misbehave in any way, agree on a chain of blocks. Q
+= n - f votes of distinct signers make a certificate; any two certificates share an honest signer.
+Time is cut into *views*, each with one leader, in a fixed order that repeats. P = (epoch, view,
+parent view, block digest) is what a leader proposes, and there are three votes:
+
+    notarize(P)     I executed the block on the parent that P names, and it is valid. One P a view.
+    nullify(v)      I gave view v up.
+    finalize(P)     I hold the notarization of P and shall never nullify its view.
+
+On entering view v, its leader takes the highest certified view p below v as parent (every view in
+between is nullified), builds a block and broadcasts it with its own notarize. Everybody checks the
+ancestry, executes, and broadcasts notarize. Q notarizes are a *notarization*: the block is fetched
+if it is missing, executed, and with that *certified*; one broadcasts finalize and enters v + 1. So
+the next block starts after two message delays, while Q finalizes, a third delay later, make the
+block and all its ancestors final. If nothing comes of v in time, one broadcasts nullify; Q
+nullifies are a *nullification* and lead to v + 1 as well.
+
+Why two final blocks cannot exclude each other: P is final in v, so Q validators sent finalize in v
+and never nullify it; hence v has no nullification, and no second notarization, because nobody
+honest notarizes twice in a view. A block of a later view w whose parent is below v would need a
+nullification of v to be notarized by anyone honest. So each later block has P among its ancestors.
+That uses three rules only, wherever and whenever votes are signed: one notarize per view, nullify
+XOR finalize per view (`safety.py`), and the ancestry check (`engine.py`).
+
+Why it does not stop: votes and certificates are repeated while stuck, and any certificate that
+anyone holds can be fetched by anyone; so all honest validators come to the same view, and within
+n views there is an honest leader whose proposal reaches all before the timers, which grow when
+whole rounds fail, fire.
+
+An epoch has a fixed number of blocks and one validator set. After the *boundary* block only that
+same block may be proposed again, until some P with it is final; then the next epoch starts at view
+0 on it, with the set that its state names.
+
+Deviations from the paper (Chan and Pass, 2023), each argued
+-------------------------------------------------------------
+1. *Parents instead of full histories.* The paper's block carries its whole prefix; here P names the
+   parent view, which is signed, and the ancestry check asks for that view's certified block and for
+   a nullification of each view in between: the same statement, in constant size.
+2. *Certification.* The paper enters v + 1 on the notarization alone. Here also the body has to be
+   here and executed, because the next leader needs the state, and because a finalize is a promise
+   that the block can be served and re-executed after a crash. It goes on after a nullification of
+   the view: two groups may leave a view by different certificates, and the one that left by
+   nullification needs the block once the other builds on it.
+3. *Finalize is refused after the leader equivocated.* Not needed for safety. It keeps a view whose
+   honest validators notarized different blocks from ending half final, so that all leave it by
+   nullification. Double votes of anyone else are evidence and nothing more; otherwise one liar
+   could veto every block.
+4. *More reasons to nullify* than the timer: an invalid proposal, the leader's own nullify, f + 1
+   nullifies (one is honest), a leader that counts as inactive, a failed build. All only save time:
+   nullify is allowed whenever finalize was not sent.
+5. *Skip-ahead.* On entering v one also nullifies the following views while their leaders count as
+   inactive: silent beyond the skip timeout while Q are heard. So dead leaders cost nothing once
+   they are known, instead of one timeout each. Safety does not depend on when a nullify is signed.
+   It cannot run away: a nullification above the current view is held and never jumped to, votes
+   count for at most n views ahead, fewer than Q audible means nobody counts as inactive, and
+   nobody skips while n views are unfinalised.
+6. *Rest.* The paper makes blocks for ever. Here a view rests, timers and silence clocks off, until
+   there is something to order, a non-empty tip lacks finality, or the heartbeat is due. Proposals,
+   f + 1 nullifies or one's own nullify wake it, so one validator's rest never holds up the others.
+7. *Finalization moves the floor at once*, blocks follow when their bodies are here; meanwhile one
+   neither proposes nor notarizes. A floor that waited for bodies would let a laggard vote below it.
+8. *Timeouts grow* only after n unfinalised views, to a bound, and shrink with each finalisation.
+   The paper has a known delay bound; doubling without a bound ends in rounds of hours.
+9. *A journal and a question.* Votes are durable before they are sent and repeated byte by byte. A
+   start asks the others which of one's votes they saw, and waits for Q - 1 answers: a journal that
+   misses one does not vote for the rest of the epoch. The paper's processes do not restart.
+10. *Boundary blocks are re-proposed* instead of being followed by empty blocks, so that an epoch
+    has an exact length and its last state is known before it is final.
+
+Where things are
+----------------
+`engine.py` has the voting rules of one epoch over `state.py`; `book.py` the votes and evidence;
+`safety.py` the one gate for signing; `pacemaker.py` timers, rest and activity; `finality.py` the
+final chain; `catchup.py` what is asked of whom. This module owns what outlives an epoch: restart,
+boundaries, who is told what, and the way from a message to a rule.
 """
 
 from collections.abc import Sequence
