@@ -216,11 +216,16 @@ class OsDisk:
 
     def sync_folder(self, path: Path) -> None:
         """Return once the folder's entries are on the disk."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Return once a folder's entries, renames included, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Journal:

@@ -18,6 +18,7 @@ finalization of its own; it is in one batch with that descendant, so its proof i
 Numbers in keys are big-endian, so key order is chain order.
 """
 
+import shutil
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,9 +37,10 @@ from atpar.ledger.records import Posting
 from atpar.ledger.state import Base, Overlay
 from atpar.ledger.transactions import Transaction, decode_transaction
 from atpar.ledger.types import ChainId, Count, Hash, Height
-from atpar.node.errors import StoreCorrupt, StoreMismatch, StoreMissing, StoreSchema
+from atpar.node.errors import DiskFault, StoreCorrupt, StoreMismatch, StoreMissing, StoreSchema
 from atpar.node.gateway import Entry, EntryCursor, FinalityPath, FinalState
 from atpar.node.indexes import Line, compute_lines, compute_uetrs, describe_line
+from atpar.node.journal import sync_folder
 from atpar.node.kv import KeyValue, KeyValueReader, LevelKeyValue, Write
 from atpar.node.limits import MAX_PAGE
 
@@ -310,18 +312,27 @@ def open_store(path: Path, *, chain_id: bytes | None = None) -> Store:
 def create_store(
     path: Path, *, chain_id: bytes, header: Header, digest: bytes, overlay: Overlay
 ) -> None:
-    """Make `chain.db` with the genesis state at height 0. Half-made ones are completed.
+    """Make `chain.db` with the genesis state at height 0. It appears complete, or not at all.
 
     Raises:
-        StoreMismatch: there is a complete one already; it is left alone.
+        StoreMismatch: there is one already; it is left alone.
+        DiskFault: a write failed.
     """
-    engine = LevelKeyValue(path, create=True)
+    if path.exists():
+        raise StoreMismatch(f"{path} exists already; it is never overwritten")
+    draft = path.with_name(path.name + ".new")
     try:
-        if engine.get(_SCHEMA_KEY) is not None:
-            raise StoreMismatch(f"{path} holds a chain already; it is never overwritten")
-        write_genesis(engine, chain_id=chain_id, header=header, digest=digest, overlay=overlay)
-    finally:
-        engine.close()
+        if draft.exists():
+            shutil.rmtree(draft)
+        engine = LevelKeyValue(draft, create=True)
+        try:
+            write_genesis(engine, chain_id=chain_id, header=header, digest=digest, overlay=overlay)
+        finally:
+            engine.close()
+        draft.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise DiskFault(f"{path}: {error.strerror or error}") from error
 
 
 def write_genesis(

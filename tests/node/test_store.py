@@ -215,13 +215,20 @@ def test_failed_batch_leaves_the_old_height() -> None:
         assert reopened.find_transaction(make_payment(2).hash) is None
 
 
-def test_failed_genesis_leaves_a_store_that_init_completes(tmp_path: Path) -> None:
+def test_genesis_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     chain = Chain()
+    path = tmp_path / "chain.db"
+    # An earlier try stopped half-way.
+    LevelKeyValue(tmp_path / "chain.db.new", create=True).close()
+    make(path, chain)
+    assert [each.name for each in tmp_path.iterdir()] == ["chain.db"]
+    open_store(path).close()
+
+
+def test_empty_database_is_no_store(tmp_path: Path) -> None:
     LevelKeyValue(tmp_path / "chain.db", create=True).close()
     with pytest.raises(StoreMissing, match="node init"):
         open_store(tmp_path / "chain.db")
-    make(tmp_path / "chain.db", chain)
-    open_store(tmp_path / "chain.db").close()
 
 
 def make(path: Path, chain: Chain) -> None:
