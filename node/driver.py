@@ -34,12 +34,13 @@ from atpar.ledger.transactions import Transaction
 from atpar.node import actions
 from atpar.node.actions import Action, Input
 from atpar.node.clock import Clock
-from atpar.node.errors import Halted, NodeError, VerifierBusy
+from atpar.node.errors import Halted, NodeError, VerifierBusy, VerifierStopped
 from atpar.node.framing import Channel
 from atpar.node.journal import Journal
 from atpar.node.limits import (
     JOURNAL_COMPACT_BYTES,
     MAX_SERVES_PER_PEER,
+    MAX_SERVING_THREADS,
     MAX_TIMER_DEFERRALS,
     MAX_TURN_MESSAGES,
     MAX_UNSYNCED_COMMITS,
@@ -133,6 +134,10 @@ class Driver:
         self._wants_rewrite = False
         self._deferrals = 0
         self._nursery: trio.Nursery | None = None
+        # Threads of its own: however many the API has in use, the journal never waits for one.
+        self._journal_thread = trio.CapacityLimiter(1)
+        self._store_thread = trio.CapacityLimiter(1)
+        self._serving_threads = trio.CapacityLimiter(MAX_SERVING_THREADS)
         links.inbox.on_arrival = self._wake
 
     # ---- for other tasks of the same loop
@@ -263,7 +268,7 @@ class Driver:
     async def _append(self, records: list[bytes]) -> None:
         """Return once the records are on the disk; DiskFault ends the node."""
         started = perf_counter()
-        await _in_thread(lambda: _get(self._journal).append(records))
+        await _in_thread(lambda: _get(self._journal).append(records), self._journal_thread)
         self._metrics.journal_fsync_seconds.observe(perf_counter() - started)
 
     def _perform(self, action: Action) -> None:
@@ -313,6 +318,8 @@ class Driver:
                 verdicts = await self._verify_triples(wanted.triples)
             except VerifierBusy:
                 await trio.sleep(VERIFY_RETRY_S)
+            except VerifierStopped:
+                return  # the node is stopping
             else:
                 self._put(actions.SignaturesVerified(wanted.digest, verdicts))
                 return
@@ -329,7 +336,7 @@ class Driver:
             self._commits.clear()
             blocks = [block for commit in taken for block in commit.blocks]
             started = perf_counter()
-            await _in_thread(lambda: self._store.commit(blocks))  # noqa: B023
+            await _in_thread(lambda: self._store.commit(blocks), self._store_thread)  # noqa: B023
             self._metrics.commit_seconds.observe(perf_counter() - started)
             for commit in taken:
                 self._unsynced -= 1
@@ -354,7 +361,7 @@ class Driver:
         self._wants_rewrite = False
         journal = _get(self._journal)
         records = self.validator.compact_journal()
-        await _in_thread(lambda: journal.rewrite(records))
+        await _in_thread(lambda: journal.rewrite(records), self._journal_thread)
         self._rewritten_bytes = journal.size
 
     # ---- peers that catch up
@@ -368,7 +375,9 @@ class Driver:
 
     async def _serve(self, wanted: actions.Serve) -> None:
         try:
-            data = await _in_thread(lambda: encode_message(answer(self._store, wanted.request)))
+            data = await _in_thread(
+                lambda: encode_message(answer(self._store, wanted.request)), self._serving_threads
+            )
             self._links.send(wanted.peer, Channel.FETCH, data)
         finally:
             self._serving[wanted.peer] -= 1
@@ -387,9 +396,9 @@ class Driver:
         self._observer.on_final(notice.blocks)
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
+async def _in_thread(work: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
     """Run disk work in a thread. It is never abandoned: a write under way is waited for."""
-    return await trio.to_thread.run_sync(work)
+    return await trio.to_thread.run_sync(work, limiter=limiter)
 
 
 def _get(journal: Journal | None) -> Journal:

@@ -112,6 +112,7 @@ MAX_TIMER_DEFERRALS: Final = 8
 """Turns for which due timers yield to queued messages."""
 MAX_SERVES_PER_PEER: Final = 2
 """Answers from the store under way for one peer; further requests are not answered."""
+MAX_SERVING_THREADS: Final = 2
 VERIFY_RETRY_S: Final = 0.005
 """Pause before a block's signatures are offered again to a verifier whose queue is full."""
 
