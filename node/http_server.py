@@ -116,8 +116,16 @@ class HttpServer:
             await trio.aclose_forcefully(stream)
             return
         self.connections += 1
+        connection = _Connection(stream, self)
         try:
-            await _Connection(stream, self).run()
+            await connection.run()
+        # The one place where any exception is caught: whatever goes wrong with one client or in
+        # the handling of its request must not give it a way to stop a validator.
+        except Exception:
+            log.exception("connection failed")
+            await connection.refuse(
+                500, code="INTERNAL_ERROR", detail="the request failed in the node"
+            )
         finally:
             self.connections -= 1
             await trio.aclose_forcefully(stream)
@@ -126,6 +134,10 @@ class HttpServer:
 def _render_address(name: Any) -> str:
     host, port = name[0], name[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class UnfinishedAnswer(Exception):
+    """The application returned without a complete answer: a defect of ours."""
 
 
 class _Connection:
@@ -147,7 +159,7 @@ class _Connection:
             while await self._serve_one():
                 self.http.start_next_cycle()
         except h11.RemoteProtocolError as error:
-            await self._refuse(error.error_status_hint, str(error))
+            await self.refuse(error.error_status_hint, code="MALFORMED_HTTP", detail=str(error))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return  # the client went away: nobody to tell
 
@@ -158,7 +170,8 @@ class _Connection:
             return False
         refusal = _judge_head(request, self.bounds)
         if refusal is not None:
-            await self._refuse(*refusal)
+            status, detail = refusal
+            await self.refuse(status, code="MALFORMED_HTTP", detail=detail)
             return False
         exchange = _Exchange(self, request)
         exchange.skip_absent_body()
@@ -208,31 +221,36 @@ class _Connection:
 
     async def _linger(self) -> None:
         """Drop what the client still sends for a moment, so that it gets to read the answer."""
-        with trio.move_on_after(self.bounds.linger_timeout_s):
-            if isinstance(self.stream, trio.abc.HalfCloseableStream):
-                await self.stream.send_eof()
-            while await self.stream.receive_some(RECEIVE_BYTES):
-                pass
-
-    async def _refuse(self, status: int, message: str) -> None:
-        """Answer bytes that are not HTTP with a problem document, if an answer is possible."""
-        if self.http.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+        try:
+            with trio.move_on_after(self.bounds.linger_timeout_s):
+                if isinstance(self.stream, trio.abc.HalfCloseableStream):
+                    await self.stream.send_eof()
+                while await self.stream.receive_some(RECEIVE_BYTES):
+                    pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
-        body = render_problem(status, code="MALFORMED_HTTP", detail=message)
+
+    async def refuse(self, status: int, *, code: str, detail: str) -> None:
+        """Answer with a problem document, if an answer is still possible, and end."""
+        if self.http.our_state not in {h11.IDLE, h11.SEND_RESPONSE} or self.gone.is_set():
+            return
+        body = render_problem(status, code=code, detail=detail)
         headers = [
             (b"content-type", PROBLEM_TYPE),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
         ]
+        response = h11.Response(
+            status_code=status, headers=headers, reason=HTTPStatus(status).phrase
+        )
         try:
-            head = self.http.send(
-                h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase)
-            )
-            rest = self.http.send(h11.Data(data=body))
-            end = self.http.send(h11.EndOfMessage())
+            parts = [
+                self.http.send(event)
+                for event in (response, h11.Data(data=body), h11.EndOfMessage())
+            ]
         except h11.LocalProtocolError:
-            return
-        await self.write(b"".join(part for part in (head, rest, end) if part))
+            return  # such as the answer to HEAD, which has no body
+        await self.write(b"".join(part for part in parts if part))
         if not self.gone.is_set():
             await self._linger()
 
@@ -270,17 +288,11 @@ class _Exchange:
             self.body_read.set()
 
     async def run_application(self, app: Application) -> None:
-        """Run the application; a defect in it is answered with 500 and logged, not raised."""
-        try:
-            await app(self._make_scope(), self.receive, self.send)
-        # The one place where any exception is caught: a defect in the handling of one request
-        # must not give clients a way to stop a validator.
-        except Exception:
-            log.exception("request failed", path=self.request.target)
-        if self.http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            await self._send_internal_error()
-        elif self.http.our_state in {h11.SEND_BODY, h11.ERROR}:
-            self.connection.gone.set()  # cut short: the client must not take it for the whole
+        """Run the application until it has answered."""
+        await app(self._make_scope(), self.receive, self.send)
+        is_open = self.http.our_state in {h11.SEND_RESPONSE, h11.SEND_BODY}
+        if is_open and not self.connection.gone.is_set():
+            raise UnfinishedAnswer(self.request.target.decode("ascii"))
 
     def _make_scope(self) -> Scope:
         raw_path, _, query = self.request.target.partition(b"?")
@@ -313,8 +325,12 @@ class _Exchange:
             await self.connection.write(self.http.send(proceed))
         try:
             event = await self.connection.wait_event()
-        except (h11.RemoteProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
-            # A body cut short, or not chunked as announced: it never becomes a request.
+        except h11.RemoteProtocolError:
+            # A body cut short, or not chunked as announced: it never becomes a request, and the
+            # application may still say so.
+            self.body_delivered = True
+            return {"type": "http.disconnect"}
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.connection.gone.set()
             return {"type": "http.disconnect"}
         if isinstance(event, h11.Data):
@@ -366,12 +382,6 @@ class _Exchange:
 
     def _must_close(self) -> bool:
         return self.http.their_state is not h11.DONE or self.connection.server.is_stopping
-
-    async def _send_internal_error(self) -> None:
-        body = render_problem(500, code="INTERNAL_ERROR", detail="the request failed in the node")
-        headers = [(b"content-type", PROBLEM_TYPE), (b"content-length", b"%d" % len(body))]
-        self.started = {"type": "http.response.start", "status": 500, "headers": headers}
-        await self.send({"type": "http.response.body", "body": body})
 
 
 def _announces_body(request: h11.Request) -> bool:

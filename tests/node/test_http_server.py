@@ -1,6 +1,8 @@
 """The HTTP server: what hostile and unlucky clients can and cannot do to it."""
 
 import contextlib
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -198,16 +200,16 @@ async def test_defect_in_the_application_is_a_500_problem_and_the_server_lives(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async def script(client: Client) -> None:
-        for _ in range(2):
-            await client.stream.send_all(GET)
-            head = await client.read_until(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 500")
-            body = await client.read_until(b"}")
-            assert msgspec.json.decode(body)["code"] == "INTERNAL_ERROR"
-            assert b"defect" not in body
-            assert b"Traceback" not in body
+        await client.stream.send_all(GET)
+        head, _, body = (await client.read_all()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 500")
+        assert msgspec.json.decode(body)["code"] == "INTERNAL_ERROR"
+        assert b"defect" not in body
+        assert b"Traceback" not in body
 
-    await converse(HttpServer(fail), script)
+    server = HttpServer(fail, bounds())
+    for _ in range(2):
+        await converse(server, script)
     assert "a defect" in capsys.readouterr().out
 
 
@@ -241,6 +243,39 @@ async def test_application_is_told_when_the_client_hangs_up() -> None:
 
     await converse(HttpServer(patient), script)
     assert [m["type"] for m in told] == ["http.request", "http.disconnect"]
+
+
+@pytest.mark.parametrize("kind", ["nothing", "half a body", "a wrong length"])
+async def test_application_that_answers_wrongly_never_looks_complete(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def wrong(scope: Scope, receive: Receive, send: Send) -> None:
+        if kind != "nothing":
+            await send(OK_HEAD)
+            more = kind == "half a body"
+            await send({"type": "http.response.body", "body": b"x", "more_body": more})
+
+    async def script(client: Client) -> None:
+        await client.stream.send_all(GET)
+        data = await client.read_all()
+        assert data == b"" or b" 500 " in data or not data.endswith(b"ok")
+
+    await converse(HttpServer(wrong, bounds()), script)
+    assert "connection failed" in capsys.readouterr().out
+
+
+async def test_body_that_is_not_chunked_as_announced_can_still_be_refused() -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "http.disconnect"
+        await answer_ok(scope, receive, send)
+
+    async def script(client: Client) -> None:
+        await client.stream.send_all(
+            b"POST / HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+        )
+        assert (await client.read_all()).startswith(b"HTTP/1.1 200")
+
+    await converse(HttpServer(refuse, bounds()), script)
 
 
 async def test_client_that_sends_too_far_ahead_is_dropped() -> None:
@@ -342,6 +377,38 @@ async def test_stop_does_not_wait_for_a_client_that_never_reads() -> None:
             await stream.receive_some(1)
             server.stop()
         await stream.aclose()
+
+
+HOSTILE = (
+    b"\x16\x03\x01" + b"\xff" * 200,
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\n" + b"x" * 999,
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + b"x" * 999,
+    b"GET / HT",
+    b"",
+)
+
+
+async def test_connections_that_are_reset_at_any_moment_leave_the_server_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = HttpServer(answer_length, bounds())
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(server.run, "127.0.0.1:0")
+        port = int(address.rpartition(":")[2])
+        for number in range(120):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                # Closing sends a reset, not an orderly end.
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.sendall(HOSTILE[number % len(HOSTILE)])
+                for _ in range(number % 4):
+                    await trio.lowlevel.checkpoint()
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(GET)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+        await stream.aclose()
+        server.stop()
+    assert "connection failed" not in capsys.readouterr().out
 
 
 @given(st.binary(max_size=300))
