@@ -389,6 +389,45 @@ HOSTILE = (
 )
 
 
+class ResetStream(trio.abc.HalfCloseableStream):
+    """A connection whose client resets it as soon as the answer has left."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.answer = b""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if self.answer:
+            raise trio.BrokenResourceError
+        data, self.data = self.data, b""
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        self.answer += bytes(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError("not connected")
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("data", HOSTILE)
+async def test_client_that_resets_after_the_answer_leaves_the_server_alone(
+    data: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = HttpServer(answer_ok, bounds())
+    await server.serve(ResetStream(data))
+    assert server.connections == 0
+    assert "connection failed" not in capsys.readouterr().out
+
+
 async def test_connections_that_are_reset_at_any_moment_leave_the_server_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
