@@ -1,9 +1,11 @@
 """The driver over real files and LevelDB: persist, then send; commits beside the loop; faults."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from atpar.consensus.effects import AlarmKind
 from atpar.consensus.messages import (
@@ -13,14 +15,21 @@ from atpar.consensus.messages import (
     Proposal,
     SyncRequest,
     decode_message,
+    encode_message,
 )
+from atpar.ledger.keys import SignedTriple
 from atpar.ledger.transactions import Transaction
 from atpar.node import actions
 from atpar.node import driver as driver_module
-from atpar.node.errors import DiskFault, Halted
+from atpar.node.errors import DiskFault, Halted, VerifierBusy
 from atpar.node.framing import Channel
 from atpar.node.journal import replay
-from atpar.node.limits import MAX_SERVES_PER_PEER
+from atpar.node.limits import (
+    MAX_SERVES_PER_PEER,
+    MAX_TIMER_DEFERRALS,
+    MAX_TURN_MESSAGES,
+    MAX_UNSYNCED_COMMITS,
+)
 from atpar.node.peers import Received
 from tests.ledger.world import World, transfer
 from tests.node.drivers import Hub
@@ -235,6 +244,68 @@ async def test_peer_that_asks_for_too_much_at_once_is_served_a_bounded_number(
             while member.driver._serving:
                 await trio.sleep(0.001)
         assert not answers
+
+
+async def test_flood_of_messages_is_taken_in_bounded_turns_and_timers_still_act(
+    tmp_path: Path,
+) -> None:
+    hub = make_hub(tmp_path)
+    member = hub.open("ALFA")
+    driver, inbox = member.driver, member.links.inbox
+    member.driver.validator.start(now_ms=0, wall_ms=hub.clock.wall_ms())
+    vote = encode_message(SyncRequest(0, 1))
+    for _ in range(MAX_TURN_MESSAGES + 1):
+        inbox.offer(Received("BRVO", Channel.FETCH, vote))
+    assert len(list(driver._take_inputs())) == MAX_TURN_MESSAGES
+    assert len(inbox) == 1
+    late_ms = hub.clock.now_ms() + 10_000_000
+    fired = [driver._is_timer_due(late_ms) for _ in range(2 * MAX_TIMER_DEFERRALS + 2)]
+    assert fired.count(True) == 2
+    assert fired[MAX_TIMER_DEFERRALS]
+    inbox.receive_nowait()
+    assert driver._is_timer_due(late_ms)
+    assert not driver._is_timer_due(-1)
+    hub.close("ALFA")
+
+
+async def test_loop_waits_for_the_disk_once_too_many_commits_are_under_way(
+    tmp_path: Path,
+) -> None:
+    hub = make_hub(tmp_path)
+    member = hub.open("ALFA")
+    driver = member.driver
+    driver._unsynced = MAX_UNSYNCED_COMMITS
+    with trio.fail_after(5):
+        await driver._finish_turn([])
+    driver._unsynced = MAX_UNSYNCED_COMMITS + 1
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(driver._finish_turn, [])
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 1
+        driver._unsynced -= 1
+        driver._commits_room.set()
+    hub.close("ALFA")
+
+
+async def test_busy_verifier_is_asked_again(tmp_path: Path) -> None:
+    hub = make_hub(tmp_path)
+    member = hub.open("ALFA")
+    attempts = 0
+
+    async def verify(triples: Sequence[SignedTriple]) -> list[bool]:
+        nonlocal attempts
+        attempts += 1
+        await trio.lowlevel.checkpoint()
+        if attempts < 3:
+            raise VerifierBusy("full")
+        return [True] * len(triples)
+
+    member.driver._verify_triples = verify
+    with trio.fail_after(5):
+        await member.driver._verify(actions.VerifySignatures(bytes(32), []))
+    assert attempts == 3
+    assert list(member.driver._queue) == [actions.SignaturesVerified(bytes(32), [])]
+    hub.close("ALFA")
 
 
 async def test_journal_is_rewritten_once_it_has_grown(

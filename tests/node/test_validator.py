@@ -215,6 +215,24 @@ def test_two_envelopes_of_one_id_run_once_and_the_other_is_dropped() -> None:
     assert len(cluster.state_roots()) == 1
 
 
+def test_same_seed_gives_the_same_bytes_in_the_same_order() -> None:
+    def trace(seed: int) -> list[tuple[str, int, str, bytes]]:
+        cluster = make_cluster(seed=seed)
+        for number in range(15):
+            cluster.submit(pay(cluster))
+            cluster.run(20)
+            if number == 5:
+                cluster.crash("CHRL", tail=1)
+            if number == 9:
+                cluster.start("CHRL")
+        cluster.run(2_000)
+        return [(n.code, *sent) for n in cluster.nodes.values() for sent in n.sent]
+
+    first = trace(7)
+    assert first == trace(7)
+    assert first != trace(8)
+
+
 # ---- crashes
 
 
