@@ -15,6 +15,8 @@ from atpar.ledger.records import (
     ACCOUNTS,
     ASSETS,
     BALANCES,
+    CLAIMS,
+    CONTROLS,
     DUE,
     FREEZES,
     HOLDS,
@@ -22,21 +24,29 @@ from atpar.ledger.records import (
     NO_BALANCE,
     NO_RESERVE,
     OPEN_HOLDS,
+    OPEN_PROPOSALS,
+    PROPOSALS,
     QUOTAS,
     RECENT_BURNS,
+    RECOVERIES,
     RESERVES,
+    SPANS,
     SUPPLIES,
     Balance,
     Blocked,
     Hold,
     HoldKind,
     HoldStatus,
+    Pause,
     Reserve,
     balance_key,
+    claim_key,
+    number_key,
     open_hold_key,
     time_key,
 )
 from atpar.ledger.roles import find_role_faults
+from atpar.ledger.spans import list_freeze_sources, pause_source
 from atpar.ledger.state import View
 from atpar.ledger.types import Direction, participant_of
 
@@ -52,6 +62,9 @@ def check_invariants(view: View) -> list[str]:
         *_find_reserve_faults(view),
         *_find_freeze_faults(view),
         *_find_quota_faults(view),
+        *_find_control_faults(view),
+        *_find_span_faults(view),
+        *_find_waiting_faults(view),
         *_find_authority_faults(view),
     ]
 
@@ -95,23 +108,28 @@ def _compare_held(key: bytes, balance: Balance, holds: list[Hold]) -> Iterator[s
 
 
 def _find_hold_faults(view: View) -> Iterator[str]:
-    open_keys, due_keys = set(), set()
+    open_keys, due_keys, claims = set(), set(), set()
     for hold_id, hold in view.scan(HOLDS, b""):
         name = hold_id.hex()
-        if min(hold.captured, hold.released, hold.burned, hold.open) < 0:
+        if min(hold.captured, hold.released, hold.burned, hold.assigned, hold.open) < 0:
             yield f"hold {name}: a part is negative"
         if (hold.open > 0) != (hold.status is HoldStatus.PENDING):
             yield f"hold {name}: {hold.status.value} with {hold.open} open"
-        if (hold.redemption is not None) != (hold.kind is HoldKind.REDEMPTION):
+        redeems, pays = hold.redemption is not None, hold.payment is not None
+        if redeems == pays or redeems != (hold.kind is HoldKind.REDEMPTION):
             yield f"hold {name}: of kind {hold.kind.value}"
         if hold.redemption is not None and hold.redemption.reversed > hold.burned:
             yield f"hold {name}: {hold.redemption.reversed} reversed, {hold.burned} burned"
         if hold.status is HoldStatus.PENDING:
             open_keys.add(open_hold_key(hold_id, hold))
+            if hold.payment is not None:
+                claims.add(claim_key(hold.creditor, hold_id))
             if hold.redemption is not None and hold.redemption.blocked_since_ms is None:
                 due_keys.add(time_key(hold.asset, hold.redemption.due_ms, hold_id))
     if open_keys != {key for key, _ in view.scan(OPEN_HOLDS, b"")}:
         yield "the index of open holds is not what the holds say"
+    if claims != {key for key, _ in view.scan(CLAIMS, b"")}:
+        yield "the index of claims is not what the holds say"
     if due_keys != {key for key, _ in view.scan(DUE, b"")}:
         yield "the index of due times is not what the redemptions say"
 
@@ -175,6 +193,51 @@ def _find_quota_faults(view: View) -> Iterator[str]:
     for key, quota in view.scan(QUOTAS, b""):
         if not 0 <= quota.units <= quota.capacity:
             yield f"{key.decode()}: {quota.units} units of {quota.capacity}"
+
+
+def _find_control_faults(view: View) -> Iterator[str]:
+    limits: dict[bytes, int] = defaultdict(int)
+    for key, control in view.scan(CONTROLS, b""):
+        limits[key.partition(b"|")[0]] += control.limit is not None
+    for key, asset in view.scan(ASSETS, b""):
+        if asset.limits != limits[key]:
+            yield f"{key.decode()}: counts {asset.limits} limits, has {limits[key]}"
+
+
+def _find_span_faults(view: View) -> Iterator[str]:
+    standing = {key[:-8] for key, span in view.scan(SPANS, b"") if span.end_ms is None}
+    expected = set()
+    for key, asset in view.scan(ASSETS, b""):
+        if asset.paused & Pause.CAPTURE:
+            expected.add(pause_source(key.decode()))
+    for key, account in view.scan(ACCOUNTS, b""):
+        expected.update(list_freeze_sources(key.decode(), None, account.blocked))
+    for key, balance in view.scan(BALANCES, b""):
+        code, _, account_id = key.decode().partition("|")
+        expected.update(list_freeze_sources(account_id, code, balance.blocked))
+    if standing != expected:
+        yield f"spans stand for {sorted(standing ^ expected)!r} that nothing blocks, or lack"
+    for key, span in view.scan(SPANS, b""):
+        if span.end_ms is not None and span.end_ms <= int.from_bytes(key[-8:], "big"):
+            yield f"{key!r}: ends at {span.end_ms}, before it began"
+
+
+def _find_waiting_faults(view: View) -> Iterator[str]:
+    recoveries = {
+        number_key(account.pending.effective_at_ms) + key
+        for key, account in view.scan(ACCOUNTS, b"")
+        if account.pending is not None
+    }
+    if recoveries != {key for key, _ in view.scan(RECOVERIES, b"")}:
+        yield "the index of recoveries is not what the accounts say"
+    proposals = set()
+    for proposal_id, proposal in view.scan(PROPOSALS, b""):
+        proposals.add(f"{proposal.sender}|".encode() + proposal_id)
+        keys = [verdict.key for verdict in proposal.verdicts]
+        if len(set(keys)) != len(keys) or tuple(keys[: len(proposal.makers)]) != proposal.makers:
+            yield f"proposal {proposal_id.hex()}: a key decided twice"
+    if proposals != {key for key, _ in view.scan(OPEN_PROPOSALS, b"")}:
+        yield "the index of proposals is not what the proposals say"
 
 
 def _find_authority_faults(view: View) -> Iterator[str]:

@@ -28,6 +28,11 @@ def _freeze_source(side: str, account_id: str, asset: str | None) -> bytes:
     return f"{side}|{account_id}|{asset or ''}|".encode()
 
 
+def list_freeze_sources(account_id: str, asset: str | None, blocked: int) -> list[bytes]:
+    """Return the sources that `Blocked` bits of an account stand for."""
+    return [_freeze_source(side, account_id, asset) for bit, side in _SIDES if blocked & bit]
+
+
 def record_block(ctx: Context, source: bytes, *, before: bool, after: bool) -> None:
     """Begin or end a source's span if what it blocks changed."""
     if before == after:
