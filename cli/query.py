@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 import msgspec
 
+from atpar.cli import members
 from atpar.cli.amounts import format_amount
 from atpar.cli.chain import load_chain
 from atpar.cli.context import State, node_options, output_options, pass_state
@@ -63,7 +64,7 @@ class Scales:
 
 @click.group(name="account")
 def account_command() -> None:
-    """Show, list and open accounts."""
+    """Show, list, open and change accounts."""
 
 
 @account_command.command(name="show")
@@ -222,7 +223,7 @@ def open_account(
 
 @click.group(name="asset")
 def asset_command() -> None:
-    """Show and list assets."""
+    """Show, list and change assets, and set mint quotas."""
 
 
 @asset_command.command(name="show")
@@ -331,7 +332,7 @@ def list_assets(state: State) -> None:
 
 @click.group(name="participant")
 def participant_command() -> None:
-    """Show and list participants."""
+    """Show, list, create and change participants."""
 
 
 @participant_command.command(name="show")
@@ -420,6 +421,12 @@ def redemptions_command(
         )
     headings = ("redemption", "holder", "amount", "asset", "status", "marks", "due")
     state.output.show({**first, "redemptions": items}, table(headings, rows, right=("amount",)))
+
+
+account_command.add_command(members.set_account)
+asset_command.add_command(members.set_asset)
+asset_command.add_command(members.set_quota)
+participant_command.add_command(members.set_participant)
 
 
 # ---- helpers

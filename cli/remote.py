@@ -14,11 +14,11 @@ from atpar.cli.chain import Chain
 from atpar.cli.context import State
 from atpar.cli.errors import NodeUnreachable, NotReady, RefusedByLedger
 from atpar.cli.fetch import fetch
-from atpar.ledger.authority import get_policy, list_principals
+from atpar.ledger.authority import examine_bundle, get_policy, list_principals
 from atpar.ledger.errors import Refused
 from atpar.ledger.genesis import build_genesis
 from atpar.ledger.jsonform import JsonInvalid, from_json
-from atpar.ledger.operations import AssetTerms, Policy
+from atpar.ledger.operations import AssetTerms, Policy, WeightedKey
 from atpar.ledger.policies import compute_weight
 from atpar.ledger.records import (
     ACCOUNTS,
@@ -33,7 +33,7 @@ from atpar.ledger.records import (
 )
 from atpar.ledger.state import Section, View
 from atpar.ledger.transactions import Body
-from atpar.ledger.types import ZERO_HASH, Direction
+from atpar.ledger.types import GOVERNANCE, ZERO_HASH, Direction
 
 T = TypeVar("T")
 
@@ -126,6 +126,9 @@ def _make_hold(answer: dict[str, Any]) -> Any:
         status=HoldStatus(answer["status"]),
         asset=answer["asset"],
         debtor=answer["holder"],
+        creditor=answer["holder"],
+        redemption=answer,
+        payment=None,
     )
 
 
@@ -209,19 +212,28 @@ def compute_authority(
 ) -> Authority:
     """Return who must agree to a body and what these signers' keys amount to."""
     accounts = {body.sender: None}
+    new_keys: set[bytes] = set()
     unknown = []
     for op in body.ops:
         try:
+            bundle = examine_bundle(view, [op])
             accounts.update(dict.fromkeys(list_principals(view, op)))
         except (Refused, JsonInvalid, KeyError, ValueError) as error:
             unknown.append(str(error))
+        else:
+            # Who is replaced agrees too; that governance may do so in their place is left to it.
+            accounts.update(dict.fromkeys(sorted(bundle.targets - {GOVERNANCE})))
+            new_keys.update(bundle.new_keys)
     principals = []
+    heard = frozenset(signers)
     for account in accounts:
         try:
             policy = get_policy(view, account)
         except Refused as error:
             unknown.append(error.message)
         else:
-            weight = compute_weight(policy, frozenset(signers))
-            principals.append(Principal(account, policy, weight))
+            principals.append(Principal(account, policy, compute_weight(policy, heard)))
+    for key in sorted(new_keys):
+        policy = Policy((WeightedKey(key, 1),), 1)
+        principals.append(Principal("the new key", policy, compute_weight(policy, heard)))
     return Authority(tuple(principals), tuple(unknown), is_current)

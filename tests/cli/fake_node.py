@@ -17,7 +17,7 @@ from atpar.node.api_http import ApiOptions
 from atpar.node.keystore import LOCAL_LOG2_N, write_key
 from atpar.node.metrics import Metrics
 from tests.cli.helpers import Run, run
-from tests.ledger.world import POLICIES, World, key_of, make_document, sign_document
+from tests.ledger.world import BANKS, POLICIES, World, key_of, make_document, sign_document
 from tests.node.fake_gateway import FakeGateway
 
 PASSPHRASE = "geheim"
@@ -74,7 +74,8 @@ class Desk:
         (folder / "genesis.json").write_bytes(render_genesis(node.world.genesis.document))
         (folder / "passphrase").write_text(PASSPHRASE + "\n")
         (folder / "client.toml").write_text(f'nodes = ["{URL}"]\npassphrase_file = "passphrase"\n')
-        for _, names in POLICIES.values():
+        governance = [f"{bank}-gov" for bank in BANKS]
+        for names in [*(names for _, names in POLICIES.values()), governance]:
             for name in names:
                 code, _, rest = name.partition("-")
                 path = folder / "keys" / code / f"{rest}.key"

@@ -109,7 +109,7 @@ def test_completion_completes_commands():
 
 def test_every_command_has_help_with_an_example():
     groups = {
-        "keys": 6, "genesis": 7, "node": 4, "tx": 8, "account": 3, "asset": 2, "participant": 2,
+        "keys": 6, "genesis": 7, "node": 4, "tx": 8, "account": 4, "asset": 4, "participant": 3,
     }  # fmt: skip
     from atpar.cli.main import COMMANDS, cli
 
