@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from hashlib import sha256
+from pathlib import Path
 
 from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay
 from atpar.ledger.tree import TreeChange, compute_asset_tree, get_root, update_tree
@@ -123,8 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.json == "-":
             print(text)
         else:
-            with open(args.json, "w", encoding="utf-8") as file:
-                file.write(text + "\n")
+            Path(args.json).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
