@@ -68,8 +68,8 @@ class HttpServer:
     """Open connections now."""
     refused: int = 0
     """Connections closed because there were too many."""
-    idle: set[trio.CancelScope] = field(default_factory=set)
-    """One scope for each connection that waits for its next request."""
+    idle: dict[trio.CancelScope, None] = field(default_factory=dict)
+    """One scope for each connection that waits for a request, the longest waiting first."""
     _stopping: trio.Event = field(default_factory=trio.Event)
 
     def stop(self) -> None:
@@ -113,8 +113,9 @@ class HttpServer:
         """Serve one connection until it ends. Owns and closes the stream."""
         if self.connections >= self.bounds.max_connections:
             self.refused += 1
-            await trio.aclose_forcefully(stream)
-            return
+            if not self._drop_idle():
+                await trio.aclose_forcefully(stream)
+                return
         self.connections += 1
         connection = _Connection(stream, self)
         try:
@@ -129,6 +130,17 @@ class HttpServer:
         finally:
             self.connections -= 1
             await trio.aclose_forcefully(stream)
+
+    def _drop_idle(self) -> bool:
+        """Drop the connection that has waited longest for its client to ask; whether there is one.
+
+        So clients that connect and never ask cannot keep others out.
+        """
+        for scope in self.idle:
+            del self.idle[scope]
+            scope.cancel()
+            return True
+        return False
 
 
 def _render_address(name: Any) -> str:
@@ -189,13 +201,13 @@ class _Connection:
     async def _wait_head(self) -> h11.Request | None:
         """Return the next request head; None when the client is done, slow, or we are stopping."""
         with trio.move_on_after(self.bounds.head_timeout_s) as scope:
-            self.server.idle.add(scope)
+            self.server.idle[scope] = None
             try:
                 if self.server.is_stopping:
                     return None
                 event = await self.wait_event()
             finally:
-                self.server.idle.discard(scope)
+                self.server.idle.pop(scope, None)
             return event if isinstance(event, h11.Request) else None
         return None
 

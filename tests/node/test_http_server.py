@@ -321,16 +321,39 @@ async def test_client_that_does_not_read_is_disconnected_in_time(
     assert await ours.receive_some() != b""
 
 
-async def test_connections_beyond_the_bound_are_closed_at_once() -> None:
-    server = HttpServer(answer_ok, bounds(max_connections=1))
+async def test_connection_beyond_the_bound_takes_the_place_of_the_longest_idle_one() -> None:
+    server = HttpServer(answer_ok, bounds(max_connections=2))
+    pairs = [trio.testing.memory_stream_pair() for _ in range(3)]
+    async with trio.open_nursery() as nursery:
+        for _, theirs in pairs:
+            nursery.start_soon(server.serve, theirs)
+            await trio.testing.wait_all_tasks_blocked()
+        first, second, third = (ours for ours, _ in pairs)
+        assert await first.receive_some() == b""
+        for stream in (second, third):
+            await stream.send_all(GET)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+            await stream.aclose()
+    assert server.refused == 1
+
+
+async def test_connection_beyond_the_bound_is_closed_while_all_others_are_answered() -> None:
+    release = trio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await release.wait()
+        await answer_ok(scope, receive, send)
+
+    server = HttpServer(slow, bounds(max_connections=1))
     first, first_end = trio.testing.memory_stream_pair()
     second, second_end = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve, first_end)
+        await first.send_all(GET)
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(server.serve, second_end)
         assert await second.receive_some() == b""
-        await first.send_all(GET)
+        release.set()
         assert (await first.receive_some()).startswith(b"HTTP/1.1 200")
         await first.aclose()
     assert server.refused == 1
