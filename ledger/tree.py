@@ -5,7 +5,7 @@ all amounts. The balances of one asset are one tree (the amount is `posted`, so 
 what all accounts hold together); every other section is a tree whose amounts are 0.
 
     leaf = H(leaf, id, full key, value)
-    node = H(node, id, 16-bit occupancy, 16 x [child hash, child sum u64], zeros where empty)
+    node = H(node, id, 16-bit occupancy, [child hash, child sum u64] of each occupied slot)
 
 `id` is its length in one byte, then 15 bytes padded with zeros; the key follows its own length. A
 leaf sits at the shallowest unique prefix, at least one nibble long, of the hash of its key; a node
@@ -14,15 +14,17 @@ contents alone. The empty tree has the root of 32 zero bytes.
 
 Sixteen-way because Python pays per hash call, not per byte: a million entries are five levels. A
 block's changes are sorted by key hash and applied depth first, so every touched node is read,
-rebuilt and hashed once.
+copied and hashed once, while it is in the processor's cache.
 
 Nodes are kept as bytes in the overlays next to the records (`View.get_node`, `Overlay.nodes`),
 under length of the tree id + tree id + path, one byte a nibble:
 
-    tag and id 30 | occupancy u16 | 16 x [hash 32, sum u64] | u8 length of each slot's key | keys
+    tag and id 30 | occupancy u16 | slots of 40 | u8 length of each slot's key | keys of the leaves
 
-The first 672 bytes are exactly what is hashed. The keys of leaves (length 0: no leaf) let one be
-pushed down, pulled up, or shown in a proof, without searching the records.
+Everything before the lengths is exactly what is hashed. The keys of leaves (length 0: a node) let
+one be pushed down, pulled up, or shown in a proof, without searching the records. Empty slots take
+no room in the hash: most nodes of a large tree have two or three entries, and sixteen slots with
+zeros made them three times as large and the update a fifth slower; the occupancy says the same.
 """
 
 import struct
@@ -50,20 +52,17 @@ _ID_AT: Final = len(HashTag.NODE.value)
 _OCCUPANCY_AT: Final = _ID_AT + 1 + MAX_TREE_ID_BYTES
 _SLOTS_AT: Final = _OCCUPANCY_AT + 2
 _SLOT: Final = 40
-_HASHED: Final = _SLOTS_AT + TREE_FANOUT * _SLOT
-_LENGTHS_AT: Final = _HASHED
-_KEYS_AT: Final = _LENGTHS_AT + TREE_FANOUT
 _KEY_PREFIX: Final = HashTag.KEY.value
 _BYTE: Final = [bytes([n]) for n in range(256)]
 _NIBBLES: Final = bytes.maketrans(b"0123456789abcdef", bytes(range(TREE_FANOUT)))
 _write_slot = struct.Struct(">32sQ").pack_into
 _read_slot = struct.Struct(">32sQ").unpack_from
+_pack_u64 = struct.Struct(">Q").pack
 _read_u64 = struct.Struct(">Q").unpack_from
-_SUMS: Final = struct.Struct(">" + "32xQ" * TREE_FANOUT)
 
 _Node = bytes | bytearray
 
-assert _HASHED == 672
+assert _SLOTS_AT == 32
 
 
 class NodeReader(Protocol):
@@ -136,11 +135,8 @@ _Item = tuple[bytes, bytes | None, int, bytes]
 Where is the key of the root node and the 64 nibbles of the path: its prefixes are the keys of the
 nodes that the change can touch, and items sort by it.
 """
-_Child = tuple[bytes, int, bytes | None]
-"""What stands in a slot: hash, sum, and for a leaf its full key (None for a node)."""
-
-
-_EMPTY_CHILD: Final[_Child] = (ZERO_HASH, 0, None)
+_Child = tuple[bytes, int, bytes]
+"""What stands in a slot: hash, sum, and for a leaf its full key (empty for a node)."""
 
 
 def update_tree(overlay: Overlay, tree: bytes, changes: Iterable[TreeChange]) -> TreeRoot:
@@ -152,11 +148,9 @@ def update_tree(overlay: Overlay, tree: bytes, changes: Iterable[TreeChange]) ->
         AssertionError: an amount or a sum left 0..MAX_SUM, which the rules of money exclude.
     """
     items = _prepare(tree, changes)
-    before = get_root(overlay, tree)
     if not items:
-        return before
-    root = _Update(overlay, tree, items).run(before.total)
-    return EMPTY_ROOT if root is None else TreeRoot(root[0], root[1])
+        return get_root(overlay, tree)
+    return _Update(overlay, tree, items).run()
 
 
 def _prepare(tree: bytes, changes: Iterable[TreeChange]) -> list[_Item]:
@@ -182,9 +176,9 @@ def _prepare(tree: bytes, changes: Iterable[TreeChange]) -> list[_Item]:
 class _Update:
     """One batch of changes to one tree: a depth-first walk over the paths it touches.
 
-    The hot path of every block. A node is one byte string: the walk copies it once, patches slots
-    in place and hashes it once, whatever the number of changes below it. A node's new sum is its
-    old one plus the differences of its slots, which costs less than adding sixteen numbers.
+    The hot path of every block. A node is one byte string: it is copied once with its slots patched
+    and hashed once, whatever the number of changes below it. Its new sum is its old one plus the
+    differences of its slots.
     """
 
     __slots__ = ("_empty", "_get_node", "_items", "_nodes", "_paths", "_root_key")
@@ -193,13 +187,16 @@ class _Update:
         self._get_node = overlay.get_node
         self._nodes = overlay.nodes
         self._root_key = _compute_node_key(tree)
-        self._empty = _compute_head(HashTag.NODE, tree).ljust(_KEYS_AT, b"\0")
+        self._empty = _compute_head(HashTag.NODE, tree) + bytes(2)
         self._items = items
         self._paths = [item[0] for item in items]
 
-    def run(self, total: int) -> _Child | None:
-        """Apply everything to a tree whose sum is `total`."""
-        return self._update_node(self._root_key, 0, len(self._items), total)
+    def run(self) -> TreeRoot:
+        """Apply everything; return the new root."""
+        root = self._get_node(self._root_key)
+        total = 0 if root is None else _compute_sum(root)
+        child = self._update_node(self._root_key, 0, len(self._items), total)
+        return EMPTY_ROOT if child is None else TreeRoot(child[0], child[1])
 
     def _update_node(self, node_key: bytes, start: int, end: int, total: int) -> _Child | None:
         """Apply items[start:end], which all lie below a node.
@@ -207,27 +204,44 @@ class _Update:
         `total` is the node's sum so far. Returns what now stands in its place: the node, its only
         leaf, or nothing.
         """
-        data, at = self._get_node(node_key), len(node_key)
+        items, paths, at = self._items, self._paths, len(node_key)
+        data = self._get_node(node_key)
         if data is None and node_key != self._root_key:
             raise AssertionError(f"node missing at {node_key!r}")
         node = bytearray(data or self._empty)
+        occupancy = node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]
+        top = _SLOTS_AT + _SLOT * occupancy.bit_count()
         # Ascending, so the last place of a nibble (found by a scan in C) ends its group.
-        nibbles = bytes([path[at] for path in self._paths[start:end]])
-        group_end = 0
-        while group_end < len(nibbles):
-            nibble, first = nibbles[group_end], start + group_end
-            group_end = nibbles.rindex(nibble) + 1
-            last = start + group_end
-            slot_at = _SLOTS_AT + _SLOT * nibble
-            old_total = _read_u64(node, slot_at + 32)[0]
-            if node[_LENGTHS_AT + nibble] or not _is_occupied(node, nibble):
-                child = self._update_leaf(node, nibble, first, last, at + 1)
-            elif last - first == 1:
-                child = self._update_one(first, at + 1, old_total)
+        nibbles = bytes([path[at] for path in paths[start:end]])
+        done = 0
+        while done < len(nibbles):
+            nibble, first = nibbles[done], start + done
+            done = nibbles.rindex(nibble) + 1
+            last, bit = start + done, 1 << nibble
+            rank = (occupancy & bit - 1).bit_count()
+            slot_at = _SLOTS_AT + _SLOT * rank
+            if not occupancy & bit:
+                child = self._update_leaf(None, first, last, at + 1)
+            elif node[top + rank]:
+                _, digest, amount, key = items[first]
+                if digest is not None and last - first == 1 and _get_key(node, top, rank) == key:
+                    total += amount - _read_u64(node, slot_at + 32)[0]
+                    _write_slot(node, slot_at, digest, amount)
+                    continue
+                child = self._update_leaf(_get_child(node, nibble), first, last, at + 1)
             else:
-                child = self._update_node(self._paths[first][: at + 1], first, last, old_total)
-            _set_slot(node, nibble, child)
-            total += (child[1] if child else 0) - old_total
+                old_total = _read_u64(node, slot_at + 32)[0]
+                if last - first == 1:
+                    child = self._update_one(first, at + 1, old_total)
+                else:
+                    child = self._update_node(paths[first][: at + 1], first, last, old_total)
+                if child is not None and not child[2]:
+                    _write_slot(node, slot_at, child[0], child[1])
+                    total += child[1] - old_total
+                    continue
+            total += _set_slot(node, nibble, child)
+            occupancy = node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]
+            top = _SLOTS_AT + _SLOT * occupancy.bit_count()
         return self._store(node_key, node, total)
 
     def _update_one(self, index: int, at: int, total: int) -> _Child | None:
@@ -237,45 +251,49 @@ class _Update:
         touches have one change below them.
         """
         path, digest, amount, key = self._items[index]
-        node_key, nibble = path[:at], path[at]
-        data = self._get_node(node_key)
-        if data is None:
+        node_key, bit = path[:at], 1 << path[at]
+        node = self._get_node(node_key)
+        if node is None:
             raise AssertionError(f"node missing at {node_key!r}")
-        slot_at = _SLOTS_AT + _SLOT * nibble
-        old_total = _read_u64(data, slot_at + 32)[0]
-        if data[_LENGTHS_AT + nibble]:
-            if digest is None or _get_key(data, nibble) != key:
-                return self._update_node(node_key, index, index + 1, total)
-        elif not _is_occupied(data, nibble):
+        occupancy = node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]
+        if not occupancy & bit:
             return self._update_node(node_key, index, index + 1, total)
+        rank = (occupancy & bit - 1).bit_count()
+        slot_at, top = _SLOTS_AT + _SLOT * rank, _SLOTS_AT + _SLOT * occupancy.bit_count()
+        old_total = _read_u64(node, slot_at + 32)[0]
+        if node[top + rank]:
+            if digest is None or _get_key(node, top, rank) != key:
+                return self._update_node(node_key, index, index + 1, total)
         else:
             child = self._update_one(index, at + 1, old_total)
-            if child is None or child[2] is not None:
-                node = bytearray(data)
-                _set_slot(node, nibble, child)
-                return self._store(node_key, node, total + (child[1] if child else 0) - old_total)
+            if child is None or child[2]:
+                return self._reshape(node_key, node, path[at], child, total)
             digest, amount, _ = child
         total += amount - old_total
         if not 0 <= total <= MAX_SUM:
             raise AssertionError(f"sum {total} is outside 0..{MAX_SUM} at {node_key!r}")
-        node = bytearray(data)
-        _write_slot(node, slot_at, digest, amount)
-        self._nodes[node_key] = bytes(node)
-        return sha256(node[:_HASHED]).digest(), total, None
+        hashed = node[:slot_at] + digest + _pack_u64(amount) + node[slot_at + _SLOT : top]
+        self._nodes[node_key] = hashed + node[top:]
+        return sha256(hashed).digest(), total, b""
 
-    def _update_leaf(
-        self, node: _Node, nibble: int, start: int, end: int, at: int
+    def _reshape(
+        self, node_key: bytes, data: bytes, nibble: int, child: _Child | None, total: int
     ) -> _Child | None:
-        """Return what a slot that holds at most one leaf holds after items[start:end].
+        """Put what is left of a node below into its slot."""
+        node = bytearray(data)
+        total += _set_slot(node, nibble, child)
+        return self._store(node_key, node, total)
 
-        `at` is the length of what stood there, or would stand there as a node.
+    def _update_leaf(self, old: _Child | None, start: int, end: int, at: int) -> _Child | None:
+        """Return what stands where one leaf was, or nothing, after items[start:end].
+
+        `at` is the length of the key that a node there has.
         """
-        old = _get_child(node, nibble)
-        _, digest, amount, key = self._items[start]
+        path, digest, amount, key = self._items[start]
         if end - start == 1 and (old is None or old[2] == key):
             return None if digest is None else (digest, amount, key)
         leaves: dict[bytes, _Child | None] = {}
-        if old is not None and old[2] is not None:
+        if old is not None:
             leaves[self._root_key + _compute_path(old[2])] = old
         for path, digest, amount, key in self._items[start:end]:
             leaves[path] = None if digest is None else (digest, amount, key)
@@ -288,65 +306,84 @@ class _Update:
         node, total, start = bytearray(self._empty), 0, 0
         for end in range(1, len(leaves) + 1):
             nibble = leaves[start][0][at]
-            if end < len(leaves) and leaves[end][0][at] == nibble:
-                continue
-            child = self._build(at + 1, leaves[start:end])
-            _set_slot(node, nibble, child)
-            total += child[1] if child else 0
-            start = end
+            if end == len(leaves) or leaves[end][0][at] != nibble:
+                total += _set_slot(node, nibble, self._build(at + 1, leaves[start:end]))
+                start = end
         return self._store(leaves[0][0][:at], node, total)
 
     def _store(self, node_key: bytes, node: bytearray, total: int) -> _Child | None:
         """Keep a changed node, or drop it when nothing or one leaf is left of it."""
-        occupancy = node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]
-        if occupancy & (occupancy - 1) == 0:
+        occupancy = _get_occupancy(node)
+        if occupancy & occupancy - 1 == 0:
             only = _get_child(node, occupancy.bit_length() - 1) if occupancy else None
-            if only is None or (only[2] is not None and node_key != self._root_key):
+            if only is None or (only[2] and node_key != self._root_key):
                 self._nodes[node_key] = None
                 return only
         if not 0 <= total <= MAX_SUM:
             raise AssertionError(f"sum {total} is outside 0..{MAX_SUM} at {node_key!r}")
         self._nodes[node_key] = bytes(node)
-        return sha256(node[:_HASHED]).digest(), total, None
+        return _hash_node(node), total, b""
 
 
 # ---- one node
 
 
-def _is_occupied(node: _Node, nibble: int) -> bool:
-    return bool((node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]) >> nibble & 1)
+def _get_occupancy(node: _Node) -> int:
+    return node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]
 
 
-def _get_key(node: _Node, nibble: int) -> bytes:
-    """Return the key of a leaf."""
-    length_at = _LENGTHS_AT + nibble
-    key_at = _KEYS_AT + sum(node[_LENGTHS_AT:length_at])
-    return bytes(node[key_at : key_at + node[length_at]])
+def _hash_node(node: _Node) -> bytes:
+    return sha256(node[: _SLOTS_AT + _SLOT * _get_occupancy(node).bit_count()]).digest()
+
+
+def _compute_sum(node: _Node) -> int:
+    return sum(
+        _read_u64(node, _SLOTS_AT + 32 + _SLOT * rank)[0]
+        for rank in range(_get_occupancy(node).bit_count())
+    )
+
+
+def _locate(node: _Node, nibble: int) -> tuple[int, int, int]:
+    """Return where the slot, its key's length, and its key are, or would be inserted."""
+    occupancy = _get_occupancy(node)
+    rank, count = (occupancy & (1 << nibble) - 1).bit_count(), occupancy.bit_count()
+    lengths_at = _SLOTS_AT + _SLOT * count
+    key_at = lengths_at + count + sum(node[lengths_at : lengths_at + rank])
+    return _SLOTS_AT + _SLOT * rank, lengths_at + rank, key_at
+
+
+def _get_key(node: _Node, top: int, rank: int) -> _Node:
+    """Return the key of the leaf in the slot of this rank; `top` is where the lengths are."""
+    lengths_end = top + (top - _SLOTS_AT) // _SLOT
+    key_at = lengths_end + sum(node[top : top + rank])
+    return node[key_at : key_at + node[top + rank]]
 
 
 def _get_child(node: _Node, nibble: int) -> _Child | None:
-    if not _is_occupied(node, nibble):
+    if not _get_occupancy(node) >> nibble & 1:
         return None
-    digest, total = _read_slot(node, _SLOTS_AT + _SLOT * nibble)
-    return digest, total, _get_key(node, nibble) or None
+    slot_at, length_at, key_at = _locate(node, nibble)
+    digest, total = _read_slot(node, slot_at)
+    return digest, total, bytes(node[key_at : key_at + node[length_at]])
 
 
-def _set_slot(node: bytearray, nibble: int, child: _Child | None) -> None:
-    """Put a child, or nothing, into a slot, whatever stood there."""
-    occupancy_at, bit = _OCCUPANCY_AT + 1 - (nibble >> 3), 1 << (nibble & 7)
-    if child is None:
-        digest, total, key = _EMPTY_CHILD
-        node[occupancy_at] &= ~bit
-    else:
-        digest, total, key = child
-        node[occupancy_at] |= bit
-    _write_slot(node, _SLOTS_AT + _SLOT * nibble, digest, total)
-    length_at = _LENGTHS_AT + nibble
-    old_length = node[length_at]
-    if key is not None or old_length:
-        key_at = _KEYS_AT + sum(node[_LENGTHS_AT:length_at])
-        node[key_at : key_at + old_length] = key or b""
-        node[length_at] = len(key or b"")
+def _set_slot(node: bytearray, nibble: int, child: _Child | None) -> int:
+    """Put a child, or nothing, into a slot, whatever stood there; return how the sum changes."""
+    occupancy, bit, old_total = _get_occupancy(node), 1 << nibble, 0
+    slot_at, length_at, key_at = _locate(node, nibble)
+    held, key_end = 0, key_at
+    if occupancy & bit:
+        held, key_end = 1, key_at + node[length_at]
+        old_total = _read_u64(node, slot_at + 32)[0]
+    digest, total, key = (b"", 0, b"") if child is None else child
+    # From the back, so that no offset moves before it is used.
+    node[key_at:key_end] = key
+    node[length_at : length_at + held] = b"" if child is None else _BYTE[len(key)]
+    slot = b"" if child is None else digest + total.to_bytes(8, "big")
+    node[slot_at : slot_at + _SLOT * held] = slot
+    occupancy = occupancy & ~bit if child is None else occupancy | bit
+    node[_OCCUPANCY_AT:_SLOTS_AT] = occupancy.to_bytes(2, "big")
+    return total - old_total
 
 
 # ---- root
@@ -355,9 +392,7 @@ def _set_slot(node: bytearray, nibble: int, child: _Child | None) -> None:
 def get_root(reader: NodeReader, tree: bytes) -> TreeRoot:
     """Return the root of a tree as the reader has it."""
     node = reader.get_node(_compute_node_key(tree))
-    if node is None:
-        return EMPTY_ROOT
-    return TreeRoot(sha256(node[:_HASHED]).digest(), sum(_SUMS.unpack_from(node, _SLOTS_AT)))
+    return EMPTY_ROOT if node is None else TreeRoot(_hash_node(node), _compute_sum(node))
 
 
 # ---- proofs
@@ -407,19 +442,16 @@ def prove(
             if depth:
                 raise AssertionError(f"node missing at {path[:depth]!r}")
             return TreeProof((), None)
-        nibble = path[depth]
-        siblings = b"".join(
-            node[_SLOTS_AT + i * _SLOT : _SLOTS_AT + (i + 1) * _SLOT]
-            for i in range(TREE_FANOUT)
-            if i != nibble and _is_occupied(node, i)
-        )
-        occupancy = int.from_bytes(node[_OCCUPANCY_AT:_SLOTS_AT], "big")
-        steps.append(TreeStep(occupancy, siblings))
-        child = _get_child(node, nibble)
+        occupancy, child = _get_occupancy(node), _get_child(node, path[depth])
+        slot_at, _, _ = _locate(node, path[depth])
+        after = slot_at + _SLOT * (child is not None)
+        end = _SLOTS_AT + _SLOT * occupancy.bit_count()
+        steps.append(TreeStep(occupancy, node[_SLOTS_AT:slot_at] + node[after:end]))
         if child is None:
             return TreeProof(tuple(steps), None)
-        if child[2] is not None:
-            return TreeProof(tuple(steps), TreeLeaf(child[2], read_value(child[2]), child[1]))
+        _, amount, found = child
+        if found:
+            return TreeProof(tuple(steps), TreeLeaf(found, read_value(found), amount))
     raise AssertionError(f"two keys share the hash {path!r}")
 
 
@@ -463,18 +495,18 @@ def _climb(proof: TreeProof, tree: bytes, path: bytes) -> TreeRoot:
         count = step.occupancy.bit_count() - bool(slot)
         if len(step.siblings) != count * _SLOT:
             raise ProofInvalid(f"steps[{depth}]: {len(step.siblings)} bytes for {count} siblings")
-        below = (step.occupancy & ((1 << nibble) - 1)).bit_count() * _SLOT
-        taken = step.siblings[:below] + slot + step.siblings[below:]
-        node = bytearray(head.ljust(_HASHED, b"\0"))
-        node[_OCCUPANCY_AT:_SLOTS_AT] = step.occupancy.to_bytes(2, "big")
-        for index in range(TREE_FANOUT):
-            if step.occupancy >> index & 1:
-                at = _SLOTS_AT + index * _SLOT
-                node[at : at + _SLOT], taken = taken[:_SLOT], taken[_SLOT:]
-        total = sum(_SUMS.unpack_from(node, _SLOTS_AT))
+        split = (step.occupancy & (1 << nibble) - 1).bit_count() * _SLOT
+        node = b"%b%b%b%b%b" % (
+            head,
+            step.occupancy.to_bytes(2, "big"),
+            step.siblings[:split],
+            slot,
+            step.siblings[split:],
+        )
+        total = _compute_sum(node)
         if total > MAX_SUM:
             raise ProofInvalid(f"steps[{depth}]: the sum {total} is above {MAX_SUM}")
-        slot = sha256(node).digest() + total.to_bytes(8, "big")
+        slot = _hash_node(node) + total.to_bytes(8, "big")
     return TreeRoot(slot[:32], total)
 
 

@@ -109,7 +109,6 @@ def reference_node(
     for nibble in range(16):
         below = [leaf for leaf in leaves if int(leaf[0][depth], 16) == nibble]
         if not below:
-            slots += bytes(40)
             continue
         if len(below) == 1:
             _, key, value, amount = below[0]
