@@ -487,6 +487,10 @@ class Validator:
         try:
             self._restore_parent(body.block.header.parent)
             self.executor.verify(task.proposition.digest, body.block, body.transactions)
+        except ParentUnknown:
+            # A finalization overtook it while it waited: its branch is abandoned, the state it
+            # stood on is gone, and nobody asks for the verdict any more.
+            return
         except BlockInvalid as error:
             self._out.append(
                 actions.Alarm(AlarmKind.DIVERGENCE, f"view {task.proposition.view}: {error}")
@@ -551,8 +555,10 @@ class Validator:
         for tx in block.transactions:
             self._final_places[tx.hash] = block
             self._suspects.pop(tx.hash, None)
-        bodies = {(tx.body.sender, tx.body.tx_id): tx.body_hash for tx in block.transactions}
-        for tx in self.mempool.commit(block.transactions):
+        displaced = self.mempool.commit(block.transactions)
+        if displaced:
+            bodies = {(tx.body.sender, tx.body.tx_id): tx.body_hash for tx in block.transactions}
+        for tx in displaced:
             same = bodies[(tx.body.sender, tx.body.tx_id)] == tx.body_hash
             code = Code.OK if same else Code.ID_REUSED
             message = "another envelope with this sender and id became final first"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
+from atpar.consensus.effects import Cause, VerifyBlock
 from atpar.consensus.messages import (
     BlockRequest,
     Lane,
@@ -24,6 +25,7 @@ from atpar.ledger.records import BALANCES, NO_BALANCE, balance_key
 from atpar.ledger.state import MemoryBacking
 from atpar.ledger.transactions import Transaction, decode_transaction, encode_envelope
 from atpar.node import actions
+from atpar.node.bodies import describe
 from atpar.node.executor import Executor
 from atpar.node.mempool import Added
 from atpar.node.store import Store
@@ -460,6 +462,34 @@ def test_power_cut_of_all_at_the_same_commit_is_made_up_from_journals() -> None:
 
 
 # ---- divergence
+
+
+def test_notarized_block_that_a_finalization_overtook_is_no_divergence() -> None:
+    cluster = rested_cluster()
+    node = cluster.nodes["ALFA"]
+    validator = node.running
+    _, message = forge_proposal(cluster, [pay(cluster, 5)])
+    proposal = decode_message(message)
+    assert isinstance(proposal, Proposal)
+    block = BLOCK.decode(proposal.block)
+    for _ in range(3):
+        settle(cluster, pay(cluster))
+    assert block.header.parent not in validator.executor
+    task = VerifyBlock(
+        proposal.vote.proposition,
+        describe(block.header, compute_digest(block.header)),
+        proposal.block,
+        Cause.NOTARIZED,
+    )
+    # Its signatures come back only now, when the state it stood on is gone.
+    validator._work.append(task)
+    decided = validator.work(now_ms=cluster.now_ms, wall_ms=cluster.wall_ms)
+    asked = [each for each in decided if isinstance(each, actions.VerifySignatures)]
+    given = actions.SignaturesVerified(asked[0].digest, [True] * len(asked[0].triples))
+    decided = validator.handle(given, now_ms=cluster.now_ms, wall_ms=cluster.wall_ms)
+    assert not [each for each in decided if isinstance(each, actions.Halt | actions.Alarm)]
+    assert validator.halted is None
+    settle(cluster, pay(cluster))
 
 
 def test_node_whose_state_differs_halts_and_the_others_go_on() -> None:
