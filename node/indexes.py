@@ -14,18 +14,17 @@ from atpar.ledger.operations import Burn, Mint, Transfer
 from atpar.ledger.records import BALANCES, Posting, balance_key
 from atpar.ledger.state import Overlay
 from atpar.ledger.transactions import Transaction
-from atpar.ledger.types import Amount, AssetCode, Count
+from atpar.ledger.types import Amount, Count
 from atpar.node.gateway import Entry
 
 
 class Line(Wire, frozen=True):
-    """One movement of one account's posted balance; the rest is in the block."""
+    """One movement of one account's posted balance of one asset; the rest is in the block."""
 
     index: Count
     """The transaction's position in its block."""
     op: Count
     """The operation's position in its transaction."""
-    asset: AssetCode
     amount: Amount
     """Minor units; negative for a debit."""
     posted: Amount
@@ -58,14 +57,14 @@ def get_reference(op: object) -> bytes | None:
 
 def compute_lines(
     postings: Sequence[Posting], overlay: Overlay
-) -> Iterator[tuple[str, tuple[Line, ...]]]:
-    """Yield (account, its lines in order) for every account whose posted balance moved.
+) -> Iterator[tuple[str, str, tuple[Line, ...]]]:
+    """Yield (account, asset, lines in order) for every posted balance that moved.
 
     Reads only the block's own overlay, which holds every balance that moved, so it may run in
     another thread than the one that executes.
     """
     posted: dict[tuple[str, str], int] = {}
-    lines: dict[str, list[Line]] = {}
+    lines: dict[tuple[str, str], list[Line]] = {}
     # Backwards from the balances after the block: each movement names the balance it left behind.
     for posting in reversed(postings):
         asset, debtor, creditor = posting.asset, posting.debtor, posting.creditor
@@ -76,15 +75,16 @@ def compute_lines(
         ):
             if account is None:
                 continue
-            after = posted.get((asset, account))
+            balance = (account, asset)
+            after = posted.get(balance)
             if after is None:
                 after = _get_posted(overlay, asset, account)
-            posted[(asset, account)] = after - amount
-            line = Line(posting.tx_index, posting.op_index, asset, amount, after, other)
-            lines.setdefault(account, []).append(line)
-    for account, found in lines.items():
+            posted[balance] = after - amount
+            line = Line(posting.tx_index, posting.op_index, amount, after, other)
+            lines.setdefault(balance, []).append(line)
+    for (account, asset), found in lines.items():
         found.reverse()
-        yield account, tuple(found)
+        yield account, asset, tuple(found)
 
 
 def _get_posted(overlay: Overlay, asset: str, account: str) -> int:
@@ -93,11 +93,11 @@ def _get_posted(overlay: Overlay, asset: str, account: str) -> int:
     return posted
 
 
-def describe_line(line: Line, *, header: Header, tx: Transaction) -> Entry:
+def describe_line(line: Line, *, asset: str, header: Header, tx: Transaction) -> Entry:
     """Return a statement line with what its block says about it."""
     op = tx.body.ops[line.op]
     return Entry(
-        asset=line.asset,
+        asset=asset,
         height=header.height,
         index=line.index,
         op=line.op,

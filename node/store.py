@@ -11,13 +11,14 @@ indexes that answer questions about them, in one ordered key-value engine under 
     t transaction hash              -> height, index
     i sender 0 transaction id       -> height, index
     u uetr height index             (nothing)
-    e account 0 height              -> the account's statement lines of that block
+    e account 0 asset 0 height      -> statement lines of that balance in that block
 
 A crash leaves the old position or the new one. A block finalised by a descendant has no
 finalization of its own; it is in one batch with that descendant, so its proof is always complete.
 Numbers in keys are big-endian, so key order is chain order.
 """
 
+import heapq
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -235,34 +236,49 @@ class Store:
         self, account: str, *, asset: str | None, after: EntryCursor | None, limit: int
     ) -> list[Entry]:
         """Return statement lines of an account in order, those after a cursor, at most `limit`."""
-        entries: list[Entry] = []
-        limit = min(limit, MAX_PAGE)
+        assets = self._list_moved_assets(account) if asset is None else [asset]
         start = b"" if after is None else _HEIGHT.pack(after[0])
-        for key, value in self._engine.scan(_account_key(account), start=start):
-            if len(entries) >= limit:
+        rows = [self._scan_lines(account, code, start) for code in assets]
+        entries: list[Entry] = []
+        block: tuple[int, Block] | None = None
+        for height, line, code in heapq.merge(*rows, key=_get_cursor):
+            if after is not None and (height, line.index, line.op) <= after:
+                continue
+            if len(entries) >= min(limit, MAX_PAGE):
                 break
-            height = _unpack(_HEIGHT, key, "statement index")[0]
-            lines = [
-                line
-                for line in _decode(_LINES, value)
-                if (asset is None or line.asset == asset)
-                and (after is None or (height, line.index, line.op) > after)
-            ]
-            if lines:
-                entries += self._describe(height, lines[: limit - len(entries)])
+            if block is None or block[0] != height:
+                block = height, self._get_known_block(height)
+            tx = decode_transaction(block[1].transactions[line.index])
+            entries.append(describe_line(line, asset=code, header=block[1].header, tx=tx))
         return entries
 
-    def _describe(self, height: int, lines: Sequence[Line]) -> Iterator[Entry]:
-        """Yield full entries for the lines of one block."""
+    def _list_moved_assets(self, account: str) -> list[str]:
+        """Return the assets of which an account ever held something, in order."""
+        prefix = b"e" + account.encode() + b"\0"
+        assets: list[str] = []
+        start = b""
+        while True:
+            key = next((key for key, _ in self._engine.scan(prefix, start=start)), None)
+            if key is None:
+                return assets
+            asset, _, _ = key.partition(b"\0")
+            assets.append(asset.decode())
+            start = asset + b"\1"  # past every key of this asset
+
+    def _scan_lines(
+        self, account: str, asset: str, start: bytes
+    ) -> Iterator[tuple[int, Line, str]]:
+        """Yield (height, line, asset) of one balance in order."""
+        for key, value in self._engine.scan(_balance_prefix(account, asset), start=start):
+            height = _unpack(_HEIGHT, key, "statement index")[0]
+            for line in _decode(_LINES, value):
+                yield height, line, asset
+
+    def _get_known_block(self, height: int) -> Block:
         block = self.get_block(height)
         if block is None:
             raise StoreCorrupt(f"chain.db: the block at height {height} is missing")
-        decoded: dict[int, Transaction] = {}
-        for line in lines:
-            tx = decoded.get(line.index)
-            if tx is None:
-                tx = decoded[line.index] = decode_transaction(block.transactions[line.index])
-            yield describe_line(line, header=block.header, tx=tx)
+        return block
 
     # ---- the final state
 
@@ -385,8 +401,8 @@ def _encode_commit(blocks: Iterable[FinalBlock], position: Position) -> Iterator
             yield b"i" + tx.body.sender.encode() + b"\0" + tx.body.tx_id, place
             for uetr in compute_uetrs(tx):
                 yield b"u" + uetr + place, b""
-        for account, lines in compute_lines(block.postings, block.overlay):
-            yield _account_key(account) + key, encode(lines)
+        for account, asset, lines in compute_lines(block.postings, block.overlay):
+            yield _balance_prefix(account, asset) + key, encode(lines)
     yield _FINAL_KEY, encode(position)
 
 
@@ -399,8 +415,13 @@ def _key(space: bytes, height: int) -> bytes:
     return space + _HEIGHT.pack(height)
 
 
-def _account_key(account: str) -> bytes:
-    return b"e" + account.encode() + b"\0"
+def _balance_prefix(account: str, asset: str) -> bytes:
+    return b"e" + account.encode() + b"\0" + asset.encode() + b"\0"
+
+
+def _get_cursor(row: tuple[int, Line, str]) -> EntryCursor:
+    height, line, _ = row
+    return height, line.index, line.op
 
 
 def _find(engine: KeyValueReader, key: bytes, codec: Codec[T]) -> T | None:

@@ -47,10 +47,12 @@ def make_header(height: int, parent: bytes, *, txs: int = 0, state: bytes = b"")
     )
 
 
-def make_payment(number: int, *, amounts: tuple[int, ...] = (5,)) -> Transaction:
+def make_payment(
+    number: int, *, amounts: tuple[int, ...] = (5,), asset: str = ASSET
+) -> Transaction:
     ops = tuple(
         Transfer(
-            asset=ASSET,
+            asset=asset,
             debtor="ALFA/main",
             creditor="BRVO/main",
             amount=amount,
@@ -82,13 +84,20 @@ class Chain:
         self.genesis_header = make_header(0, bytes(32))
         self.genesis_digest = compute_digest(self.genesis_header)
         self.genesis = Overlay(Base(MemoryBacking()))
-        self.balances = {"ALFA/main": opening, "BRVO/main": 0}
+        self.opening = opening
+        self.balances: dict[tuple[str, str], int] = {}
+        self._move(ASSET, 0)
         self._write_balances(self.genesis)
         self.header, self.digest = self.genesis_header, self.genesis_digest
 
     def _write_balances(self, overlay: Overlay) -> None:
-        for account, posted in self.balances.items():
-            overlay.put(BALANCES, balance_key(ASSET, account), replace(NO_BALANCE, posted=posted))
+        for (asset, account), posted in self.balances.items():
+            overlay.put(BALANCES, balance_key(asset, account), replace(NO_BALANCE, posted=posted))
+
+    def _move(self, asset: str, amount: int) -> None:
+        debtor, creditor = (asset, "ALFA/main"), (asset, "BRVO/main")
+        self.balances[debtor] = self.balances.get(debtor, self.opening) - amount
+        self.balances[creditor] = self.balances.get(creditor, 0) + amount
 
     def next(self, *transactions: Transaction, final_above: int = 0) -> FinalBlock:
         """Return the next block, finalised by the block `final_above` heights above it."""
@@ -98,10 +107,9 @@ class Chain:
         for index, tx in enumerate(transactions):
             for position, op in enumerate(tx.body.ops):
                 assert isinstance(op, Transfer)
-                self.balances["ALFA/main"] -= op.amount
-                self.balances["BRVO/main"] += op.amount
+                self._move(op.asset, op.amount)
                 postings.append(
-                    Posting(index, position, ASSET, "ALFA/main", "BRVO/main", op.amount)
+                    Posting(index, position, op.asset, "ALFA/main", "BRVO/main", op.amount)
                 )
         self._write_balances(overlay)
         overlay.nodes[b"node"] = hash_of("node", height)

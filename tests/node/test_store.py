@@ -182,6 +182,41 @@ def test_statement_of_one_asset_or_a_similar_name_shows_nothing_else() -> None:
     assert store.get_entries("ALFA/main2", asset=None, after=None, limit=10) == []
 
 
+def test_statement_of_several_assets_is_one_list_in_order() -> None:
+    store, chain, _ = make_store()
+    for number in range(6):
+        asset = ("HKD.JDCL", "CNH.JDCL", "AAA.JDCL")[number % 3]
+        tx = make_payment(number, amounts=(1, 2), asset=asset)
+        store.commit([chain.next(tx, make_payment(100 + number))])
+    whole = store.get_entries("ALFA/main", asset=None, after=None, limit=100)
+    cursors = [(e.height, e.index, e.op) for e in whole]
+    assert len(whole) == 18
+    assert cursors == sorted(cursors)
+    assert {e.asset for e in whole} == {"HKD.JDCL", "CNH.JDCL", "AAA.JDCL"}
+    only = store.get_entries("ALFA/main", asset="CNH.JDCL", after=None, limit=100)
+    assert only == [e for e in whole if e.asset == "CNH.JDCL"]
+    pages, cursor = [], None
+    while page := store.get_entries("ALFA/main", asset=None, after=cursor, limit=4):
+        pages += page
+        cursor = (page[-1].height, page[-1].index, page[-1].op)
+    assert pages == whole
+
+
+def test_statement_of_a_quiet_asset_does_not_read_the_busy_one() -> None:
+    store, chain, engine = make_store()
+    for number in range(30):
+        store.commit([chain.next(make_payment(number))])
+    reads: list[bytes] = []
+    scan = engine.scan
+    engine.scan = lambda prefix, *, start=b"": (
+        reads.append(key) or (key, value) for key, value in scan(prefix, start=start)
+    )
+    assert store.get_entries("ALFA/main", asset="CNH.JDCL", after=None, limit=10) == []
+    assert reads == []
+    assert len(store.get_entries("ALFA/main", asset=None, after=None, limit=2)) == 2
+    assert len(reads) < 6
+
+
 # ---- the disk
 
 
