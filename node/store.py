@@ -240,16 +240,20 @@ class Store:
         start = b"" if after is None else _HEIGHT.pack(after[0])
         rows = [self._scan_lines(account, code, start) for code in assets]
         entries: list[Entry] = []
-        block: tuple[int, Block] | None = None
+        block: Block | None = None
+        tx: Transaction | None = None
+        at = (-1, -1)
         for height, line, code in heapq.merge(*rows, key=_get_cursor):
             if after is not None and (height, line.index, line.op) <= after:
                 continue
             if len(entries) >= min(limit, MAX_PAGE):
                 break
-            if block is None or block[0] != height:
-                block = height, self._get_known_block(height)
-            tx = decode_transaction(block[1].transactions[line.index])
-            entries.append(describe_line(line, asset=code, header=block[1].header, tx=tx))
+            if block is None or at[0] != height:
+                block = self._get_known_block(height)
+            if tx is None or at != (height, line.index):
+                tx = decode_transaction(block.transactions[line.index])
+                at = (height, line.index)
+            entries.append(describe_line(line, asset=code, header=block.header, tx=tx))
         return entries
 
     def _list_moved_assets(self, account: str) -> list[str]:
