@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
 from atpar.ledger.codec import encode
-from atpar.ledger.codes import Code
+from atpar.ledger.codes import FIRST_RECEIPT_CODE, Code
 from atpar.ledger.errors import Refused
 from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.limits import MAX_OPS_PER_TRANSACTION, MAX_SIGNATURES, MAX_TRANSACTION_BYTES
@@ -288,6 +288,15 @@ def examine_bundle(view: View, ops: Sequence[Operation]) -> Bundle:
     Raises:
         Refused: something it names does not exist; the code fits a receipt.
     """
+    try:
+        return _examine(view, ops)
+    except Refused as refusal:
+        if refusal.code >= FIRST_RECEIPT_CODE:
+            raise
+        raise Refused(Code.UNKNOWN_TARGET, refusal.message) from refusal
+
+
+def _examine(view: View, ops: Sequence[Operation]) -> Bundle:
     targets: set[str] = set()
     new_keys: set[bytes] = set()
     for op in ops:
@@ -298,11 +307,7 @@ def examine_bundle(view: View, ops: Sequence[Operation]) -> Bundle:
             new_keys.update(_list_new_keys(view, op))
     voices = set(new_keys)
     for account_id in sorted(targets):
-        try:
-            policy = get_policy(view, account_id)
-        except Refused as refusal:
-            raise Refused(Code.UNKNOWN_TARGET, refusal.message) from refusal
-        voices.update(entry.key for entry in policy.keys)
+        voices.update(entry.key for entry in get_policy(view, account_id).keys)
     return Bundle(frozenset(targets), frozenset(new_keys), frozenset(voices))
 
 
