@@ -59,7 +59,11 @@ def describe_operation(op: Operation, scales: Mapping[str, int]) -> list[str]:
     scale = getattr(op, "scale", None)
     if scale is None and asset is not None:
         scale = scales.get(asset)
-    return fields(_describe_struct(op, _Money(asset, scale)))
+    lines = fields(_describe_struct(op, _Money(asset, scale)))
+    for number, inner in enumerate(getattr(op, "ops", ()), start=1):
+        lines.append(f"{number}. {operation_name(type(inner))}")
+        lines += [f"   {line}" for line in describe_operation(inner, scales)]
+    return lines
 
 
 def summarise(op: Operation, scales: Mapping[str, int]) -> str:
@@ -105,6 +109,16 @@ def _describe_struct(value: msgspec.Struct, money: _Money) -> Iterator[tuple[str
         label = name.removesuffix("_ms").replace("_", " ")
         if isinstance(item, AssetTerms):
             yield from _describe_struct(item, money)
+        elif name == "ops":
+            yield "operations", len(item)
+        elif isinstance(item, msgspec.Struct) and not isinstance(item, Policy):
+            yield from (
+                (f"{label} {inner}", value) for inner, value in _describe_struct(item, money)
+            )
+        elif name == "members":
+            for number, member in enumerate(item, start=1):
+                for inner, shown in _describe_struct(member, money):
+                    yield f"member {number} {inner}", shown
         elif isinstance(item, int) and not isinstance(item, bool) and _is_amount(hints[name]):
             yield label, money.show(item)
         else:

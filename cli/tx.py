@@ -27,7 +27,7 @@ from atpar.cli.files import read_input
 from atpar.cli.ops import make_transfer, void_command
 from atpar.cli.output import fields
 from atpar.cli.signing import How, Session, parse_uuid, signing_options
-from atpar.cli.txfile import FORMAT, TxFile, join_tx_files, read_tx_file
+from atpar.cli.txfile import FORMAT, TxFile, check_signatures, join_tx_files, read_tx_file
 from atpar.ledger.codec import Wire
 from atpar.ledger.hashing import SignKind, compute_sign_bytes
 from atpar.ledger.jsonform import JsonInvalid, from_json, to_json
@@ -178,10 +178,12 @@ def join(state: State, *, files: tuple[Path, ...], out: Path) -> None:
 def send(state: State, *, file: Path, timeout: float) -> None:
     """Submit a signed file and wait until it is final. Sending twice is safe.
 
+    FILE is a transaction file, or an envelope (binary, base64 or hex).
+
     Example: atpar tx send both.json
     """
     session = Session(state)
-    signed = read_tx_file(file)
+    signed = _read_signed(file)
     if signed.body.chain_id != session.chain.chain_id:
         raise refused(
             "WRONG_CHAIN",
@@ -190,6 +192,24 @@ def send(state: State, *, file: Path, timeout: float) -> None:
         )
     session.show(signed.body_bytes)
     session.send(signed, timeout)
+
+
+def _read_signed(path: Path) -> TxFile:
+    """Return a transaction file, or what an envelope holds, with every signature checked."""
+    head = read_input(path, max_bytes=4 * MAX_TRANSACTION_BYTES)[:256].lstrip()
+    if head[:1] in (b"{", b"[", b""):
+        return read_tx_file(path)
+    raw = _read_envelope(path)
+    if len(raw) > MAX_TRANSACTION_BYTES:
+        raise refused("TOO_LARGE", f"{len(raw)} bytes, at most {MAX_TRANSACTION_BYTES}")
+    tx = decode_transaction(raw)
+    keys = [signature.key for signature in tx.signatures]
+    if keys != sorted(set(keys)):
+        raise refused("SIGNATURES_UNSORTED", f"{path}: not in order of keys, or a key signs twice")
+    pairs = [(signature.key, signature.signature) for signature in tx.signatures]
+    signed = TxFile(tx.body_bytes, {}).add(pairs)
+    check_signatures(tx.body, tx.body_bytes, pairs, str(path))
+    return signed
 
 
 # ---- looking

@@ -114,15 +114,26 @@ def read_tx_file(path: Path) -> TxFile:
     signatures = {bytes.fromhex(s.key): bytes.fromhex(s.signature) for s in form.signatures}
     if len(signatures) != len(form.signatures):
         raise refused("SIGNATURES_UNSORTED", f"{path}: one key signs twice")
+    check_signatures(body, body_bytes, signatures.items(), str(path))
+    return TxFile(body_bytes, {}).add(signatures.items())
+
+
+def check_signatures(
+    body: Body, body_bytes: bytes, signatures: Iterable[tuple[bytes, bytes]], name: str
+) -> None:
+    """Check that (key, signature) pairs are valid for a body.
+
+    Raises:
+        RefusedByLedger: BAD_SIGNATURE, naming the key.
+    """
     message = compute_sign_bytes(SignKind.TRANSACTION, body.chain_id, body_bytes)
-    for key, signature in signatures.items():
+    for key, signature in signatures:
         if not verify(key, message, signature):
             raise refused(
                 "BAD_SIGNATURE",
-                f"{path}: the signature of key {key.hex()} does not fit this body: the file was"
+                f"{name}: the signature of key {key.hex()} does not fit this body: it was"
                 " changed after it was signed",
             )
-    return TxFile(body_bytes, {}).add(signatures.items())
 
 
 def join_tx_files(files: Iterable[tuple[Path, TxFile]]) -> TxFile:
