@@ -70,6 +70,7 @@ class HttpServer:
     """Connections closed because there were too many."""
     idle: dict[trio.CancelScope, None] = field(default_factory=dict)
     """One scope for each connection that waits for a request, the longest waiting first."""
+    _turn: trio.Lock = field(default_factory=trio.Lock)
     _stopping: trio.Event = field(default_factory=trio.Event)
 
     def stop(self) -> None:
@@ -130,6 +131,15 @@ class HttpServer:
         finally:
             self.connections -= 1
             await trio.aclose_forcefully(stream)
+
+    async def take_turn(self) -> None:
+        """Wait for one's turn to work on what a client sent: one connection per scheduler pass.
+
+        The loop that reads requests also casts votes. However many clients send at once, whoever
+        else has work gets the processor after each of them.
+        """
+        async with self._turn:
+            await trio.lowlevel.checkpoint()
 
     def _drop_idle(self) -> bool:
         """Drop the connection that has waited longest for its client to ask; whether there is one.
@@ -217,7 +227,9 @@ class _Connection:
             event = self.http.next_event()
             if event is not h11.NEED_DATA:
                 return event
-            self.http.receive_data(bytes(await self.stream.receive_some(RECEIVE_BYTES)))
+            data = bytes(await self.stream.receive_some(RECEIVE_BYTES))
+            await self.server.take_turn()
+            self.http.receive_data(data)
 
     async def write(self, data: bytes | None) -> None:
         """Send bytes in chunks, each within the write timeout; a client too slow is gone."""

@@ -5,6 +5,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import pairwise
 
 import h11
 import msgspec
@@ -357,6 +358,34 @@ async def test_connection_beyond_the_bound_is_closed_while_all_others_are_answer
         assert (await first.receive_some()).startswith(b"HTTP/1.1 200")
         await first.aclose()
     assert server.refused == 1
+
+
+async def test_other_tasks_get_the_processor_between_requests_that_come_at_once() -> None:
+    order: list[str] = []
+
+    async def note(scope: Scope, receive: Receive, send: Send) -> None:
+        order.append("request")
+        await answer_ok(scope, receive, send)
+
+    async def other() -> None:
+        while order.count("request") < 10:
+            order.append("other")
+            await trio.lowlevel.checkpoint()
+
+    server = HttpServer(note, bounds())
+    pairs = [trio.testing.memory_stream_pair() for _ in range(10)]
+    async with trio.open_nursery() as nursery:
+        for _, theirs in pairs:
+            nursery.start_soon(server.serve, theirs)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(other)
+        for ours, _ in pairs:
+            nursery.start_soon(ours.send_all, GET)
+        for ours, _ in pairs:
+            assert (await ours.receive_some()).startswith(b"HTTP/1.1 200")
+            await ours.aclose()
+    positions = [index for index, what in enumerate(order) if what == "request"]
+    assert all(later - earlier > 1 for earlier, later in pairwise(positions))
 
 
 async def test_stop_closes_idle_connections_and_lets_requests_finish() -> None:
