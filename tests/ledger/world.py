@@ -13,7 +13,6 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -69,7 +68,6 @@ from atpar.ledger.operations import (
     Unfreeze,
     WeightedKey,
 )
-from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import Balance
 from atpar.ledger.state import Base, MemoryBacking, Overlay
 from atpar.ledger.transactions import (
@@ -265,13 +263,8 @@ def default_genesis() -> Genesis:
     return build_genesis(make_document())
 
 
-@dataclass
-class Outcome:
-    """What became of one transaction in `World.apply`."""
-
-    code: Code
-    receipt: Receipt | None
-    tx: Transaction
+SKIPPED = {s.id for s in (records.ID_BUCKETS, records.TX_IDS, records.TX_LISTS, records.PURGES)}
+"""What a refused transaction may change."""
 
 
 class World:
@@ -343,8 +336,16 @@ class World:
 
     def block(self, *txs: Transaction) -> list[Code]:
         """Build, check and adopt one block; return one code for each transaction."""
+        built, refused = build_block(self.view, self.make_template(), txs, chain_id=self.chain_id)
+        self.adopt(built)
+        codes = {tx.hash: refusal.code for tx, refusal in refused}
+        self.refusals = [refusal.message for _, refusal in refused]
+        codes.update((r.tx_hash, Code(r.code)) for r in built.receipts)
+        return [codes[tx.hash] for tx in txs]
+
+    def make_template(self) -> Template:
         self.now_ms = max(self.now_ms, self.header.timestamp_ms + 1)
-        template = Template(
+        return Template(
             epoch=self.header.epoch,
             view=self.header.view + 1,
             parent=self.header,
@@ -352,12 +353,6 @@ class World:
             timestamp_ms=self.now_ms,
             proposer=BANKS[(self.header.view + 1) % 4],
         )
-        built, refused = build_block(self.view, template, txs, chain_id=self.chain_id)
-        self.adopt(built)
-        codes = {tx.hash: refusal.code for tx, refusal in refused}
-        self.refusals = [refusal.message for _, refusal in refused]
-        codes.update((r.tx_hash, Code(r.code)) for r in built.receipts)
-        return [codes[tx.hash] for tx in txs]
 
     def adopt(self, built: Executed) -> None:
         checked = execute_block(
@@ -388,7 +383,7 @@ class World:
         return self.apply(tx)
 
     def apply(self, tx: Transaction) -> Code:
-        before = self.snapshot()
+        before = self.snapshot_after_empty_block()
         (code,) = self.block(tx)
         if code is not Code.OK:
             assert self.snapshot() == before, "a refused transaction changed the state"
@@ -398,13 +393,23 @@ class World:
 
     def snapshot(self) -> dict[tuple[int, bytes], bytes]:
         """Return everything but transaction ids and tree nodes."""
-        skipped = {s.id for s in (records.ID_BUCKETS, records.TX_IDS, records.TX_LISTS)}
         return {
             (space, key): data
             for space, table in self.backing.spaces.items()
-            if space < 255 and space not in skipped
+            if space < 255 and space not in SKIPPED
             for key, data in table.items()
         }
+
+    def snapshot_after_empty_block(self) -> dict[tuple[int, bytes], bytes]:
+        """Return what `snapshot` would be after a block without transactions."""
+        built, _ = build_block(self.view, self.make_template(), [], chain_id=self.chain_id)
+        after = self.snapshot()
+        for space, key, data in built.overlay.encode_writes():
+            if space < 255 and space not in SKIPPED and data is not None:
+                after[(space, key)] = data
+            else:
+                after.pop((space, key), None)
+        return after
 
     def compute_fresh_root(self) -> bytes:
         """Return the state root computed anew from the records, without the kept trees."""
