@@ -461,7 +461,7 @@ class Node:
 
     def _get_included(self, parent: bytes) -> set[int]:
         included: set[int] = set()
-        while parent in self.bodies:
+        while parent in self.bodies and parent != self._committing[0]:
             block = decode_fake(self.bodies[parent])
             included.update(block.transactions)
             parent = block.parent
@@ -489,11 +489,12 @@ class Node:
         if self._tick_at is not None and self.cluster.now <= self._tick_at <= at:
             return
         self._tick_at = at
-        self.cluster.later(self, at - self.cluster.now, self._tick)
+        self.cluster.later(self, at - self.cluster.now, lambda: self._tick(at))
 
-    def _tick(self) -> None:
-        self._tick_at = None
-        self.feed(Ticked())
+    def _tick(self, at: int) -> None:
+        if at == self._tick_at:
+            self._tick_at = None
+            self.feed(Ticked())
 
     def compact(self) -> None:
         """Replace the journal by what the replica says is still needed."""

@@ -1,0 +1,140 @@
+"""Leaders that count as inactive cost nothing, and suspicion cannot run away."""
+
+import pytest
+
+from atpar.consensus.messages import Nullify
+from tests.consensus.cluster import Cluster, Link
+from tests.consensus.solo import Solo
+
+
+def silence(solo: Solo, *silent: str) -> None:
+    """Let the view be awake for longer than the skip timeout while only some are heard."""
+    solo.pend()
+    for view in range(2, 6):
+        solo.wait(1_000)
+        for name in solo.others:
+            if name not in silent:
+                solo.hear(name, solo.finalize(name, solo.about(view, name.encode())))
+
+
+def test_silent_leaders_view_is_nullified_ahead() -> None:
+    solo = Solo(size=7)
+    dead = solo.leader(2)
+    silence(solo, dead)
+    solo.log.clear()
+    view = solo.replica.view
+    assert view == 1
+    solo.hear(solo.others[0], solo.nullification(1))
+    assert solo.replica.view == 2
+    assert 2 in solo.nullified()
+    assert 3 not in solo.nullified()
+
+
+def test_run_of_silent_leaders_is_nullified_on_entering_the_view_before() -> None:
+    solo = Solo(size=7)
+    dead = [solo.leader(3), solo.leader(4)]
+    silence(solo, *dead)
+    solo.log.clear()
+    solo.hear(solo.others[0], solo.nullification(1))
+    assert solo.replica.view == 2
+    assert solo.nullified() == [3, 4]
+
+
+def test_nobody_is_skipped_when_fewer_than_a_quorum_are_heard() -> None:
+    solo = Solo(size=7)
+    silence(solo, *solo.others[:4])
+    solo.log.clear()
+    solo.hear(solo.others[0], solo.nullification(1))
+    assert solo.nullified() == []
+
+
+def test_skipping_stops_when_n_views_are_unfinalised() -> None:
+    """The churn budget: a stall does not run through views at network speed."""
+    solo = Solo()
+    dead = solo.leader(2)
+    silence(solo, dead)
+    solo.log.clear()
+    for view in range(1, 11):
+        solo.hear(solo.others[0], solo.nullification(view))
+    assert solo.replica.view == 11
+    led = [view for view in range(1, 16) if solo.leader(view) == dead]
+    assert led == [2, 6, 10, 14]
+    assert solo.nullified() == [2]
+
+
+def test_skipped_view_is_left_without_a_timeout_when_its_nullification_forms() -> None:
+    cluster = Cluster(4, seed=3)
+    cluster.boot(cluster.names[:3])
+    for _ in range(20):
+        cluster.pay(3_000)
+    took = [cluster.pay(1_000) for _ in range(12)]
+    assert max(took) < 200
+
+
+@pytest.mark.parametrize("size", [4, 7, 10])
+def test_adjacent_dead_leaders_cost_nothing_once_they_are_known(size: int) -> None:
+    cluster = Cluster(size, seed=1, link=Link(latency_ms=(95, 131)))
+    cluster.boot()
+    cluster.pay(3_000)
+    engine = cluster.nodes[cluster.names[0]].replica
+    assert engine is not None
+    order = [engine._engine.get_leader(view) for view in range(size)]
+    for index in order[1 : 1 + (size - 1) // 3]:
+        cluster.kill(cluster.nodes[cluster.names[index]])
+    for _ in range(20):
+        cluster.pay(8_000)
+    assert max(cluster.pay(2_000) for _ in range(15)) < 1_000
+
+
+def test_false_suspicion_by_f_plus_one_harms_nobody() -> None:
+    """f + 1 validators do not hear a live leader: its views are lost, payments are not."""
+    cluster = Cluster(4, seed=5).boot()
+    cluster.pay(1_000)
+    suspect = cluster.names[1]
+    cluster.cuts = {(suspect, cluster.names[0]), (suspect, cluster.names[2])}
+    for _ in range(30):
+        cluster.pay(4_000)
+    cluster.heal()
+    cluster.run(2_000)
+    for _ in range(10):
+        cluster.pay(1_500)
+    assert cluster.nodes[suspect].height >= cluster.checker_height() - 1
+
+
+def test_returned_validator_is_skipped_no_longer() -> None:
+    cluster = Cluster(4, seed=2)
+    cluster.boot(cluster.names[:3])
+    for _ in range(25):
+        cluster.pay(3_000)
+    back = cluster.nodes[cluster.names[3]]
+    back.boot()
+    for _ in range(10):
+        cluster.pay(1_000)
+    cluster.run(500)
+    skipped = len(cluster.checker.nullified)
+    for _ in range(20):
+        cluster.pay(500)
+    assert len(cluster.checker.nullified) == skipped
+
+
+def test_views_do_not_churn_during_a_stall() -> None:
+    cluster = Cluster(4, seed=4).boot()
+    cluster.pay(1_000)
+    view = cluster.live[0].replica
+    assert view is not None
+    before = view.view
+    for name in cluster.names[2:]:
+        cluster.kill(cluster.nodes[name])
+    cluster.submit()
+    cluster.run(120_000)
+    assert view.view - before <= 1
+
+
+def test_nullify_for_a_view_of_mine_is_believed_only_from_the_leader_or_f_plus_one() -> None:
+    solo = Solo(size=7)
+    followers = [name for name in solo.others if name != solo.leader(1)]
+    for name in followers[:2]:
+        solo.hear(name, solo.nullify(name, 1))
+    assert solo.said(Nullify) == []
+    solo.hear(followers[2], solo.nullify(followers[2], 1))
+    assert solo.nullified() == [1]
