@@ -31,6 +31,7 @@ class BodyPool:
     def __init__(self) -> None:
         self._bodies: dict[bytes, Body] = {}
         self.total_bytes = 0
+        self.journaled_bytes = 0
 
     def get(self, digest: bytes) -> Body | None:
         """Return the body of that digest, if it is here."""
@@ -44,11 +45,18 @@ class BodyPool:
             self.total_bytes += len(data)
         return body
 
+    def mark_journaled(self, body: Body) -> None:
+        """Note that a kept body stands in the journal."""
+        if not body.is_journaled:
+            body.is_journaled = True
+            self.journaled_bytes += len(body.data)
+
     def drop(self, digest: bytes) -> None:
         """Forget one body, if it is here."""
         body = self._bodies.pop(digest, None)
         if body is not None:
             self.total_bytes -= len(body.data)
+            self.journaled_bytes -= len(body.data) if body.is_journaled else 0
 
     def drop_through(self, height: int) -> None:
         """Forget every body at or below a height: they are final in the store, or lost the race."""

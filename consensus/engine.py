@@ -28,7 +28,7 @@ from atpar.consensus.errors import SafetyStop
 from atpar.consensus.limits import (
     MAX_BODIES_BY_DIGEST,
     MAX_HELD_BODY_BYTES,
-    MAX_UNFINAL_VIEWS_WITH_TRANSACTIONS,
+    MAX_UNFINAL_BYTES,
 )
 from atpar.consensus.messages import Finalize, Message, Notarize, Nullify, Proposal, Vote
 from atpar.consensus.proposals import Timeliness, find_fault, judge_time
@@ -69,7 +69,7 @@ class Engine(EpochState):
     def restore_body(self, info: BlockInfo, data: bytes) -> None:
         """Take back a block from the journal."""
         if info.height > self.chain.tip.height:
-            self.pool.add(info, data).is_journaled = True
+            self.pool.mark_journaled(self.pool.add(info, data))
 
     def restore_vote(self, vote: Vote) -> None:
         """Take back an own vote from the journal."""
@@ -125,18 +125,19 @@ class Engine(EpochState):
             return
         if not self.take_vote(peer, proposal.vote):
             return
-        self._proposed_ms = self.now_ms
         self._dirty = True
-        if self.pool.get(proposition.digest) is not None:
+        state = self.book.get_or_add(view)
+        is_given_up = state.nullification is not None and state.notarization is None
+        if is_given_up or self.pool.get(proposition.digest) is not None:
             return
-        is_early = view > self.view
-        if is_early and self.pool.total_bytes + len(proposal.block) > MAX_HELD_BODY_BYTES:
+        if view != self.view and not self._make_room(view, len(proposal.block)):
             return
         info = self._ports.decode_block(proposal.block)
         if info is None or info.digest != proposition.digest:
             self._out.append(DropPeer(peer, f"proposal for view {view} with a malformed block"))
-            self.book.get_or_add(view).refused = True
+            state.refused = True
             return
+        self._proposed_ms = self.now_ms
         self.add_body(info, proposal.block)
 
     def take_certificate(self, peer: PeerId, certificate: Certificate) -> bool:
@@ -165,6 +166,7 @@ class Engine(EpochState):
             self._out.append(DropPeer(peer, f"{name} of view {view}: {error}"))
             return False
         if is_second or view <= self.chain.view:
+            self.book.absorb(certificate)
             raise SafetyStop(
                 AlarmKind.CONFLICTING_CERTIFICATES,
                 f"view {view}: {certificate} contradicts a certificate that is held",
@@ -228,7 +230,8 @@ class Engine(EpochState):
         """Take in that the store has synced everything up to a height."""
         self.chain.note_synced(height)
         self.pool.drop_through(min(height, self.chain.tip.height))
-        self.gate.forget_through(self.chain.synced_view)
+        if self.gate.state is not GateState.ASKING:
+            self.gate.forget_through(self.chain.synced_view)
 
     def take_tick(self) -> None:
         """Act on the timers that are due."""
@@ -335,7 +338,8 @@ class Engine(EpochState):
         parent = self.get_parent(proposition.parent_view)
         if parent is None:
             below = self.book.views.get(proposition.parent_view)
-            if below is None or below.notarization is None:
+            is_known = below is not None and below.notarization is not None
+            if not is_known and proposition.parent_view > self.chain.view:
                 holder = self.get_holders(notarization)[0]
                 self._needs.add_certificates(proposition.parent_view, holder, grace_ms=0)
             return
@@ -542,7 +546,7 @@ class Engine(EpochState):
                 parent=parent.digest,
                 parent_height=parent.height,
                 timestamp_ms=max(self.wall_ms, parent.timestamp_ms + 1),
-                is_empty=view - self.chain.view > MAX_UNFINAL_VIEWS_WITH_TRANSACTIONS,
+                is_empty=self.pool.journaled_bytes > MAX_UNFINAL_BYTES,
             )
         )
 
@@ -647,11 +651,25 @@ class Engine(EpochState):
 
     def _journal_body(self, body: Body) -> None:
         if not body.is_journaled and body.info.height > self.chain.tip.height:
-            body.is_journaled = True
+            self.pool.mark_journaled(body)
             self._out.append(Persist(BodyRecord(body.data)))
 
+    def _make_room(self, view: int, size: int) -> bool:
+        """Return whether a body for a view other than the current one may be kept.
+
+        Nearer views come first: bodies of views further ahead that nobody voted for give way.
+        """
+        excess = self.pool.total_bytes + size - MAX_HELD_BODY_BYTES
+        for ahead in sorted((v for v in self.book.views if v > max(view, self.view)), reverse=True):
+            if excess <= 0:
+                break
+            before = self.pool.total_bytes
+            self._drop_unvouched(self.book.views[ahead])
+            excess -= before - self.pool.total_bytes
+        return excess <= 0
+
     def _drop_unvouched(self, state: ViewState) -> None:
-        """Forget the proposed block of a nullified view that neither I nor a quorum voted for."""
+        """Forget the proposed block of a view that neither I nor a quorum voted for."""
         if state.proposal is None or state.notarization is not None:
             return
         body = self.pool.get(state.proposal.digest)

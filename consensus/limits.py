@@ -33,13 +33,15 @@ MAX_RECORD_BYTES: Final = MAX_BLOCK_BYTES + 1_024
 
 # What a replica holds in memory.
 MAX_HELD_BODY_BYTES: Final = 64 * 1024 * 1024
-"""Bodies that nobody vouched for yet (early proposals) stop being kept past this."""
+"""With more bytes of bodies held, proposals for other views than the current one are not kept."""
 MAX_PENDING_RUN_BYTES: Final = 64 * 1024 * 1024
 """Blocks of a range that wait for the certificate above them."""
-MAX_UNFINAL_VIEWS_WITH_TRANSACTIONS: Final = 64
-"""With more unfinalised views than this, leaders propose empty blocks, so memory stays bounded."""
-MAX_NEXT_EPOCH_MESSAGES: Final = 8 * MAX_VALIDATORS
-"""Messages of the next epoch that wait while its opening record is being written."""
+MAX_UNFINAL_BYTES: Final = 64 * 1024 * 1024
+"""With more bytes of journaled blocks not final, leaders propose empty blocks."""
+MAX_NEXT_EPOCH_MESSAGES: Final = 8
+"""Messages of the next epoch that wait, per peer, while its opening record is being written."""
+MAX_NEXT_EPOCH_PROPOSALS: Final = 4
+"""Proposals among them, of all peers."""
 MAX_BODIES_BY_DIGEST: Final = 16
 """With more final blocks than this missing, they are fetched as a range, oldest first."""
 MAX_EVIDENCE_PER_VALIDATOR: Final = 4
@@ -48,4 +50,5 @@ MAX_EVIDENCE_PER_VALIDATOR: Final = 4
 assert MAX_SYNC_BYTES <= MAX_BLOCK_BYTES
 assert MAX_CERTIFICATE_BYTES < MAX_RECORD_BYTES
 assert 3 * DELTA_MS + BUILD_ALLOWANCE_MS + VERIFY_ALLOWANCE_MS + BLOCK_INTERVAL_MS < SKIP_TIMEOUT_MS
+assert MAX_BLOCK_BYTES * (MAX_NEXT_EPOCH_PROPOSALS + 1) <= MAX_HELD_BODY_BYTES
 assert DELTA_MS <= MAX_DELTA_MS

@@ -92,6 +92,7 @@ from atpar.consensus.effects import (
     Halt,
     Persist,
     RaiseAlarm,
+    ReportEvidence,
     Send,
     ServeBlock,
     ServeSync,
@@ -113,6 +114,7 @@ from atpar.consensus.events import (
 )
 from atpar.consensus.limits import (
     MAX_NEXT_EPOCH_MESSAGES,
+    MAX_NEXT_EPOCH_PROPOSALS,
     MAX_PENDING_RUN_BYTES,
     MAX_VOTES_PER_ANSWER,
 )
@@ -308,8 +310,9 @@ class Replica:
             self._engine.settle()
         except SafetyStop as stop:
             self._halted = True
+            told = [e for e in self._out if isinstance(e, Persist | ReportEvidence | RaiseAlarm)]
             self._out.clear()
-            return [Halt(stop.kind, str(stop))]
+            return [*told, Halt(stop.kind, str(stop))]
         self._out += self._catchup.poll(now_ms)
         out = self._out[:]
         self._out.clear()
@@ -433,7 +436,6 @@ class Replica:
         self._forget_run()
         self._engine = engine = self._build_engine(start, tip, state)
         engine.now_ms, engine.wall_ms = self._now_ms, self._wall_ms
-        engine.is_pending = before.is_pending
         engine.ahead = is_syncing
         self._out.append(Persist(self._get_opening()))
         engine.begin()
@@ -543,14 +545,24 @@ class Replica:
         if epoch > engine.epoch:
             if not engine.is_closed:
                 engine.look_ahead(peer)
-            elif epoch == engine.epoch + 1 and len(self._waiting) < MAX_NEXT_EPOCH_MESSAGES:
-                self._waiting.append((peer, message))
+            elif epoch == engine.epoch + 1:
+                self._let_wait(peer, message)
             return False
         if self._farewell is not None and epoch == engine.epoch - 1:
             engine.heal(peer, self._farewell)
         else:
             engine.heal(peer, VotesResponse(engine.epoch, (), engine.chain.finalization))
         return False
+
+    def _let_wait(self, peer: PeerId, message: Message) -> None:
+        """Keep a message of the next epoch, within bounds, until its EpochOpened."""
+        of_peer = sum(1 for other, _ in self._waiting if other == peer)
+        proposals = sum(1 for _, waiting in self._waiting if isinstance(waiting, Proposal))
+        is_proposal = isinstance(message, Proposal)
+        if of_peer < MAX_NEXT_EPOCH_MESSAGES and (
+            not is_proposal or proposals < MAX_NEXT_EPOCH_PROPOSALS
+        ):
+            self._waiting.append((peer, message))
 
     def _take_certificate(self, peer: PeerId, certificate: Certificate) -> bool:
         """Return whether a certificate is of this epoch and valid."""

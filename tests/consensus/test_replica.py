@@ -2,6 +2,7 @@
 
 import pytest
 
+from atpar.consensus import engine as engine_module
 from atpar.consensus.effects import (
     BuildBlock,
     Cause,
@@ -271,18 +272,16 @@ def test_leader_takes_a_timestamp_above_the_parents() -> None:
     assert solo.last(BuildBlock).timestamp_ms == solo.wall - 50 + 1_500 + 1
 
 
-def test_leader_proposes_empty_blocks_when_too_much_is_unfinalised() -> None:
+@pytest.mark.parametrize(("spare", "is_empty"), [(0, False), (-1, True)])
+def test_leader_proposes_empty_blocks_when_too_much_is_unfinalised(
+    spare: int, *, is_empty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     solo = Solo(lead=2)
-    views = 64
-    for view in range(1, 2 + views):
-        solo.hear(solo.others[0], solo.nullification(view))
-    at = solo.replica.view
-    while solo.leader(solo.replica.view) != solo.me:
-        solo.hear(solo.others[0], solo.nullification(solo.replica.view))
+    _, block = solo.certify(1)
+    monkeypatch.setattr(engine_module, "MAX_UNFINAL_BYTES", len(block) + spare)
     solo.pend()
     solo.wait(100)
-    assert at > views
-    assert solo.last(BuildBlock).is_empty
+    assert solo.last(BuildBlock).is_empty is is_empty
 
 
 def test_leader_builds_over_nullified_views() -> None:
