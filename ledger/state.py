@@ -35,6 +35,8 @@ class Section(Generic[T]):
 
 TREE_NODES = 255
 """The space of tree nodes in a backing; record sections have the ids below it."""
+_NODE_OVERHEAD_BYTES = 200
+"""What a cached node takes beside its bytes: two objects and its place in a dictionary."""
 
 
 class Backing(Protocol):
@@ -64,11 +66,22 @@ class Base:
     """The state of the last final block: a backing, decoded on demand and cached.
 
     The cache has two generations: a record read again moves to the young one, and when that is
-    full the old one is dropped. So what is hot stays, at the cost of one dictionary look-up.
+    full the old one is dropped. So what is hot stays, at the cost of one dictionary look-up. Tree
+    nodes are cached in the same way, within a bound in bytes.
     """
 
-    def __init__(self, backing: Backing, *, cache_records: int = 200_000) -> None:
+    def __init__(
+        self,
+        backing: Backing,
+        *,
+        cache_records: int = 200_000,
+        cache_node_bytes: int = 256 * 1024 * 1024,
+    ) -> None:
         self._backing = backing
+        self._generation_node_bytes = cache_node_bytes // 2
+        self._young_nodes: dict[bytes, bytes] = {}
+        self._old_nodes: dict[bytes, bytes] = {}
+        self._young_node_bytes = 0
         self._generation_records = max(1, cache_records // 2)
         self._young: dict[int, dict[bytes, Any]] = {}
         self._old: dict[int, dict[bytes, Any]] = {}
@@ -101,7 +114,14 @@ class Base:
 
     def get_node(self, key: bytes) -> bytes | None:
         """Return the encoded tree node under a key, or None."""
-        return self._backing.get(TREE_NODES, key)
+        node = self._young_nodes.get(key)
+        return self._load_node(key) if node is None else node
+
+    def _load_node(self, key: bytes) -> bytes | None:
+        node = self._old_nodes.get(key) or self._backing.get(TREE_NODES, key)
+        if node is not None:
+            self._remember_node(key, node)
+        return node
 
     def absorb(self, overlay: "Overlay") -> None:
         """Bring the cache in line with an overlay whose writes the backing now holds."""
@@ -109,6 +129,12 @@ class Base:
             if overlay.sections[section_id].cached:
                 for key, record in table.items():
                     self._remember(section_id, key, record)
+        for key, node in overlay.nodes.items():
+            if node is None:
+                self._young_nodes.pop(key, None)
+                self._old_nodes.pop(key, None)
+            else:
+                self._remember_node(key, node)
 
     def _remember(self, section_id: int, key: bytes, record: Any) -> None:
         table = self._young.setdefault(section_id, {})
@@ -117,6 +143,12 @@ class Base:
         table[key] = record
         if self._young_count >= self._generation_records:
             self._old, self._young, self._young_count = self._young, {}, 0
+
+    def _remember_node(self, key: bytes, node: bytes) -> None:
+        self._young_nodes[key] = node
+        self._young_node_bytes += len(key) + len(node) + _NODE_OVERHEAD_BYTES
+        if self._young_node_bytes >= self._generation_node_bytes:
+            self._old_nodes, self._young_nodes, self._young_node_bytes = self._young_nodes, {}, 0
 
 
 class Overlay:

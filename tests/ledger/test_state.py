@@ -123,4 +123,5 @@ def test_tree_nodes_go_through_the_same_layers() -> None:
     assert backing.get(TREE_NODES, b"n") == base.get_node(b"n") == b"one"
     upper.merge_into(lower)
     backing.apply(lower.encode_writes())
+    base.absorb(lower)
     assert base.get_node(b"n") is None

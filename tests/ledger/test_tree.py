@@ -48,10 +48,12 @@ def list_changes(contents: Contents) -> list[TreeChange]:
 class Kept:
     """A tree on a backing, as a node keeps it, beside the plain contents it should hold."""
 
-    def __init__(self, contents: Contents | None = None, *, tree: bytes = TREE) -> None:
+    def __init__(
+        self, contents: Contents | None = None, *, tree: bytes = TREE, cache_bytes: int = 100_000
+    ) -> None:
         self.tree = tree
         self.backing = MemoryBacking()
-        self.base = Base(self.backing)
+        self.base = Base(self.backing, cache_node_bytes=cache_bytes)
         self.contents: Contents = {}
         if contents:
             self.apply(list_changes(contents))
@@ -61,6 +63,7 @@ class Kept:
         changes = list(changes)
         root = update_tree(overlay, self.tree, changes)
         self.backing.apply(overlay.encode_writes())
+        self.base.absorb(overlay)
         for key, value, amount in changes:
             if value is None:
                 self.contents.pop(key, None)
@@ -346,8 +349,24 @@ def test_sum_at_its_limit_is_kept_and_one_more_is_refused() -> None:
         Kept({first: (b"", MAX_SUM), second: (b"", 1)})
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 2, 5_000, 20_000, 10**9])
+def test_cached_nodes_never_go_stale_and_stay_within_their_bound(cache_bytes: int) -> None:
+    rng, kept = random.Random(5), Kept(make_contents(300), cache_bytes=cache_bytes)
+    for _ in range(30):
+        chosen = rng.sample(range(350), 12)
+        kept.apply(
+            TreeChange(b"ALFA/%d" % i, None) if rng.random() < 0.5 else
+            TreeChange(b"ALFA/%d" % i, b"new", rng.randrange(100))
+            for i in chosen
+        )  # fmt: skip
+        kept.check()
+        held = [*kept.base._young_nodes.values(), *kept.base._old_nodes.values()]
+        largest = max(map(len, kept.nodes.values())) + 300
+        assert sum(map(len, held)) <= max(cache_bytes, 2 * largest)
+
+
 def test_lost_node_is_noticed() -> None:
-    kept = Kept(make_contents(200))
+    kept = Kept(make_contents(200), cache_bytes=0)
     below = next(key for key in kept.nodes if len(key) == len(TREE) + 2)
     del kept.nodes[below]
     nibble = below[-1]
