@@ -26,7 +26,7 @@ from atpar.node.serving import answer
 from atpar.node.store import FinalBlock, Store, write_genesis
 from atpar.node.validator import Validator, ValidatorConfig
 from tests.ledger.world import START_MS, World, key_of, public
-from tests.node.disks import FakeDisk, PowerLost
+from tests.sim.disk import FakeDisk, PowerLost
 
 PATH = Path("/data/votes.journal")
 

@@ -16,7 +16,7 @@ from atpar.node.journal import (
     open_journal,
     replay,
 )
-from tests.node.disks import FakeDisk, PowerLost
+from tests.sim.disk import FakeDisk, PowerLost
 
 PATH = Path("/data/votes.journal")
 OPENING = Opening(version=1, chain_id=b"c" * 32, participant="ALFA", vote_key=b"k" * 32)

@@ -1,0 +1,118 @@
+"""`python -m tests.sim`: run seeds, replay one with a line per event, measure wide-area finality."""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+
+from tests.sim.profiles import PROFILES
+from tests.sim.runner import Outcome, Summary, compute_percentile, run_seed, run_seeds
+
+
+def parse_range(text: str) -> range:
+    """Return the seeds of `A-B` (both included) or `A`."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def get_commit() -> str:
+    """Return the commit that this tree stands on, marked when files differ from it."""
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip() or "unknown"
+
+
+def describe(total: Summary) -> dict[str, object]:
+    return {
+        "seeds": total.seeds,
+        "steps": total.steps,
+        "violations": total.violations,
+        "stalls": total.stalls,
+        "finality_ms": {
+            "p50": compute_percentile(total.latencies, 50),
+            "p99": compute_percentile(total.latencies, 99),
+        },
+        "digest": total.digest,
+    }
+
+
+def run(options: argparse.Namespace) -> int:
+    started, cpu = time.monotonic(), time.process_time()
+    commit = get_commit()
+
+    def report(outcome: Outcome) -> None:
+        what = outcome.violation or outcome.stall
+        if what is not None:
+            print(f"seed {outcome.seed}: {what}", file=sys.stderr)
+            print(
+                f"  at commit {commit}; replay: python -m tests.sim replay --seed {outcome.seed}"
+                f" --profile {options.profile} --validators {options.validators}",
+                file=sys.stderr,
+            )
+        if options.verbose:
+            kinds = ",".join(outcome.kinds)
+            print(
+                f"seed {outcome.seed}: {outcome.steps} steps, height {outcome.height},"
+                f" recovery {outcome.recovery_ms} ms [{kinds}]",
+                file=sys.stderr,
+            )
+
+    total = run_seeds(
+        options.seeds, profile=options.profile, validators=options.validators, report=report
+    )
+    found = describe(total)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        spent, used = time.monotonic() - started, time.process_time() - cpu
+        found["recovery_ms"] = {
+            "p50": compute_percentile(total.recoveries, 50),
+            "p99": compute_percentile(total.recoveries, 99),
+            "max": max(total.recoveries, default=None),
+        }
+        for name, value in found.items():
+            print(f"{name:12} {value}")
+        print(f"{'blocks':12} {total.heights}")
+        print(f"{'seconds':12} {spent:.1f} ({used:.1f} of one core)")
+        print(f"{'seeds/min':12} {60 * total.seeds / max(used, 0.001):.0f} on one core")
+    return 1 if total.violations or total.stalls else 0
+
+
+def replay(options: argparse.Namespace) -> int:
+    outcome = run_seed(
+        options.seed, profile=options.profile, validators=options.validators, trace=print
+    )
+    if outcome.violation is not None:
+        print(f"VIOLATION {outcome.violation}")
+    if outcome.stall is not None:
+        print(f"STALL {outcome.stall}")
+    print(f"steps {outcome.steps}, digest {outcome.digest}")
+    return 1 if outcome.violation or outcome.stall else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, act in (("run", run), ("replay", replay)):
+        command = commands.add_parser(name)
+        command.set_defaults(act=act)
+        command.add_argument("--profile", choices=PROFILES, default="all")
+        command.add_argument("--validators", type=int, default=4)
+        if name == "run":
+            command.add_argument("--seeds", type=parse_range, default=range(200))
+            command.add_argument("--json", action="store_true")
+            command.add_argument("--verbose", action="store_true")
+        else:
+            command.add_argument("--seed", type=int, required=True)
+    options = parser.parse_args()
+    result: int = options.act(options)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())
