@@ -3,8 +3,9 @@
     python -m bench.tree [--accounts 1000 1000000] [--blocks 20] [--transfers 1000] [--json FILE]
 
 Prints a table; with `--json FILE` (`-` for stdout) writes the figures with machine, commit and
-command. Beside each figure stands the floor: hashing alone (key, leaf, and every touched node) in
-the same run, because machines are noisy and ratios are not.
+command. Beside each figure stands the floor, measured in the same run: nothing but hashing the
+same keys, leaves and nodes. Machines are noisy; the ratio of the two is not. `cpu` is processor
+time, which other processes on the machine disturb less than the clock.
 """
 
 import argparse
@@ -15,79 +16,135 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+from atpar.ledger.codec import encode
 from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay
-from atpar.ledger.tree import TreeChange, compute_asset_tree, get_root, update_tree
+from atpar.ledger.tree import (
+    TreeChange,
+    compute_asset_tree,
+    get_root,
+    prove,
+    update_tree,
+    verify_tree_proof,
+)
 
 TREE = compute_asset_tree("HKD.JDCL")
 BUILD_CHUNK = 50_000
-BALANCE_BYTES = 24
+PROOFS = 200
 
 
 def compute_key(index: int) -> bytes:
     return b"ALFA/customer-%07d" % index
 
 
+def compute_value(amount: int) -> bytes:
+    return encode((amount, 0, 0, 0, 0, 0))
+
+
 def compute_change(index: int, amount: int) -> TreeChange:
-    return TreeChange(compute_key(index), amount.to_bytes(BALANCE_BYTES, "big"), amount)
+    return TreeChange(compute_key(index), compute_value(amount), amount)
 
 
-def build_accounts(backing: MemoryBacking, accounts: int) -> float:
-    """Return seconds per account for filling an empty tree."""
-    start = time.perf_counter()
-    for first in range(0, accounts, BUILD_CHUNK):
-        overlay = Overlay(Base(backing))
-        last = min(first + BUILD_CHUNK, accounts)
-        update_tree(overlay, TREE, [compute_change(i, 1_000) for i in range(first, last)])
-        backing.apply(overlay.encode_writes())
-    return (time.perf_counter() - start) / accounts
+class Accounts:
+    """The balances of one asset, as a node keeps them, beside a plain list of amounts."""
 
+    def __init__(self, count: int) -> None:
+        self.backing = MemoryBacking()
+        self.base = Base(self.backing)
+        self.amounts = [0] * count
 
-def measure_floor(*, balances: int, nodes: int) -> float:
-    """Return the seconds that the hashing alone of one such block takes."""
-    key, leaf, node = bytes(32), bytes(80), bytes(642)
-    start = time.perf_counter()
-    for _ in range(balances):
-        sha256(key).digest()
-        sha256(leaf).digest()
-    for _ in range(nodes):
-        sha256(b"atpar/node/v1\0aHKD.JDCL" + node).digest()
-    return time.perf_counter() - start
-
-
-def measure(accounts: int, *, blocks: int, transfers: int, seed: int) -> dict[str, float]:
-    rng, backing = random.Random(seed), MemoryBacking()
-    build_s = build_accounts(backing, accounts)
-    base, per_balance, floors, nodes_written = Base(backing), [], [], 0
-    for _ in range(blocks):
-        touched = sorted({rng.randrange(accounts) for _ in range(2 * transfers)})
-        changes = [compute_change(i, rng.randrange(2_000)) for i in touched]
-        rng.shuffle(changes)
-        overlay = Overlay(base)
-        start = time.perf_counter()
+    def update(self, changes: Sequence[TreeChange]) -> tuple[float, float, dict[bytes, Any]]:
+        """Apply changes like a block; return wall and processor seconds, and what was written."""
+        overlay = Overlay(self.base)
+        cpu, wall = time.process_time(), time.perf_counter()
         update_tree(overlay, TREE, changes)
-        per_balance.append((time.perf_counter() - start) / len(changes))
-        nodes_written += len(overlay.nodes)
-        floor = measure_floor(balances=len(changes), nodes=len(overlay.nodes))
-        floors.append(floor / len(changes))
-        backing.apply(overlay.encode_writes())
-    stored = backing.spaces[TREE_NODES]
-    assert get_root(base, TREE).total >= 0
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        self.backing.apply(overlay.encode_writes())
+        self.base.absorb(overlay)
+        for key, _, amount in changes:
+            self.amounts[int(key.rpartition(b"-")[2])] = amount
+        return wall, cpu, overlay.nodes
+
+
+def measure_floor(changes: Sequence[TreeChange], nodes: dict[bytes, Any]) -> float:
+    """Return the processor seconds that hashing alone takes for one such block."""
+    hashed = [node[: 32 + 40 * int.from_bytes(node[30:32], "big").bit_count()] for node in
+              nodes.values()]  # fmt: skip
+    start = time.process_time()
+    for key, value, _ in changes:
+        sha256(key).digest()
+        sha256(value or b"").digest()
+    for node in hashed:
+        sha256(node).digest()
+    return time.process_time() - start
+
+
+def measure_each(call: Callable[[int], Any], indexes: Sequence[int]) -> float:
+    """Return the median microseconds of a call."""
+    times = []
+    for index in indexes:
+        start = time.perf_counter()
+        call(index)
+        times.append(time.perf_counter() - start)
+    return round(statistics.median(times) * 1e6, 1)
+
+
+def measure_proofs(accounts: Accounts, rng: random.Random) -> dict[str, float]:
+    root, base = get_root(accounts.base, TREE), accounts.base
+    indexes = [rng.randrange(len(accounts.amounts)) for _ in range(PROOFS)]
+    proofs = {}
+
+    def build(index: int) -> None:
+        value = compute_value(accounts.amounts[index])
+        proofs[index] = prove(base, TREE, compute_key(index), lambda _: value)
+
+    def verify(index: int) -> None:
+        leaf = verify_tree_proof(proofs[index], tree=TREE, key=compute_key(index), root=root)
+        assert leaf is not None
+        assert leaf.amount == accounts.amounts[index]
+
     return {
-        "accounts": accounts,
-        "transfers_per_block": transfers,
-        "blocks": blocks,
-        "update_us_per_balance_p50": round(statistics.median(per_balance) * 1e6, 2),
-        "update_us_per_balance_min": round(min(per_balance) * 1e6, 2),
-        "update_us_per_balance_max": round(max(per_balance) * 1e6, 2),
-        "hashing_alone_us_per_balance": round(statistics.median(floors) * 1e6, 2),
-        "nodes_written_per_balance": round(nodes_written / blocks / len(changes), 2),
-        "build_us_per_account": round(build_s * 1e6, 2),
-        "nodes": len(stored),
-        "node_bytes_per_account": round(sum(map(len, stored.values())) / accounts, 1),
+        "prove_us": measure_each(build, indexes),
+        "verify_us": measure_each(verify, indexes),
+        "proof_bytes": statistics.median(len(encode(proof)) for proof in proofs.values()),
+    }
+
+
+def measure(count: int, *, blocks: int, transfers: int, seed: int) -> dict[str, float]:
+    rng, accounts = random.Random(seed), Accounts(count)
+    build_s = 0.0
+    for first in range(0, count, BUILD_CHUNK):
+        chunk = range(first, min(first + BUILD_CHUNK, count))
+        build_s += accounts.update([compute_change(i, 1_000) for i in chunk])[0]
+    walls, cpus, floors, written, touched = [], [], [], 0, 0
+    for _ in range(blocks):
+        indexes = list({rng.randrange(count) for _ in range(2 * transfers)})
+        rng.shuffle(indexes)
+        changes = [compute_change(i, rng.randrange(2_000)) for i in indexes]
+        wall, cpu, nodes = accounts.update(changes)
+        floors.append(measure_floor(changes, nodes) / len(changes) * 1e6)
+        walls.append(wall / len(changes) * 1e6)
+        cpus.append(cpu / len(changes) * 1e6)
+        written += len(nodes)
+        touched += len(changes)
+    assert get_root(accounts.base, TREE).total == sum(accounts.amounts)
+    stored = accounts.backing.spaces[TREE_NODES].values()
+    return {
+        "accounts": count,
+        "update_us_p50": round(statistics.median(walls), 2),
+        "update_us_min": round(min(walls), 2),
+        "update_us_max": round(max(walls), 2),
+        "cpu_us_p50": round(statistics.median(cpus), 2),
+        "hashing_us_p50": round(statistics.median(floors), 2),
+        "ratio_to_hashing": round(statistics.median(cpus) / statistics.median(floors), 2),
+        "nodes_written": round(written / touched, 2),
+        "build_us": round(build_s / count * 1e6, 2),
+        "node_bytes": round(sum(map(len, stored)) / count, 1),
+        **measure_proofs(accounts, rng),
     }
 
 
@@ -97,28 +154,36 @@ def get_commit() -> str:
     return result.stdout.strip() or "unknown"
 
 
+def print_table(rows: Sequence[dict[str, float]]) -> None:
+    print("all per touched balance or per account, times in microseconds")
+    for name in rows[0]:
+        print(f"{name:>18}" + "".join(f"{row[name]:>14,}" for row in rows))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.tree", description=__doc__)
     parser.add_argument("--accounts", type=int, nargs="+", default=[1_000, 1_000_000])
     parser.add_argument("--blocks", type=int, default=20)
-    parser.add_argument("--transfers", type=int, default=1_000)
+    parser.add_argument("--transfers", type=int, default=1_000, help="in each block")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", metavar="FILE", help="write the figures here, - for stdout")
     args = parser.parse_args(argv)
-    results = []
-    for accounts in args.accounts:
-        row = measure(accounts, blocks=args.blocks, transfers=args.transfers, seed=args.seed)
-        results.append(row)
-        if args.json != "-":
-            print("  ".join(f"{name} {value:,}" for name, value in row.items()))
+    rows = [
+        measure(count, blocks=args.blocks, transfers=args.transfers, seed=args.seed)
+        for count in args.accounts
+    ]
+    if args.json != "-":
+        print_table(rows)
     if args.json:
         report = {
             "bench": "tree",
             "command": " ".join(["python -m bench.tree", *(argv or sys.argv[1:])]),
             "commit": get_commit(),
-            "machine": f"{platform.processor() or platform.machine()}, "
+            "machine": f"{platform.platform()}, {platform.machine()}, "
             f"Python {platform.python_version()}",
-            "results": results,
+            "blocks": args.blocks,
+            "transfers": args.transfers,
+            "results": rows,
         }
         text = json.dumps(report, indent=2)
         if args.json == "-":

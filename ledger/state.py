@@ -75,7 +75,7 @@ class Base:
         backing: Backing,
         *,
         cache_records: int = 200_000,
-        cache_node_bytes: int = 256 * 1024 * 1024,
+        cache_node_bytes: int = 512 * 1024 * 1024,
     ) -> None:
         self._backing = backing
         self._generation_node_bytes = cache_node_bytes // 2
@@ -145,8 +145,10 @@ class Base:
             self._old, self._young, self._young_count = self._young, {}, 0
 
     def _remember_node(self, key: bytes, node: bytes) -> None:
+        before = self._young_nodes.get(key)
         self._young_nodes[key] = node
-        self._young_node_bytes += len(key) + len(node) + _NODE_OVERHEAD_BYTES
+        added = len(key) + _NODE_OVERHEAD_BYTES if before is None else -len(before)
+        self._young_node_bytes += len(node) + added
         if self._young_node_bytes >= self._generation_node_bytes:
             self._old_nodes, self._young_nodes, self._young_node_bytes = self._young_nodes, {}, 0
 

@@ -39,7 +39,7 @@ from atpar.ledger.codec import Wire, encode
 from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.limits import MAX_SUM, MAX_TREE_DEPTH, TREE_FANOUT
-from atpar.ledger.state import Overlay
+from atpar.ledger.state import Overlay, View
 from atpar.ledger.types import ZERO_HASH, AssetCode, Hash, TimeMs
 
 MAX_ASSET_ROWS: Final = 10_000
@@ -173,6 +173,17 @@ def _prepare(tree: bytes, changes: Iterable[TreeChange]) -> list[_Item]:
     return sorted(by_path.values())
 
 
+def _find_nodes(view: View, root_key: bytes) -> View:
+    """Return the uppermost view that can hold nodes of the tree.
+
+    Every update writes the root node, so an overlay without it holds no node of the tree at all;
+    asking it for each node would cost as much as finding the node.
+    """
+    while isinstance(view, Overlay) and root_key not in view.nodes:
+        view = view.parent
+    return view
+
+
 class _Update:
     """One batch of changes to one tree: a depth-first walk over the paths it touches.
 
@@ -184,9 +195,9 @@ class _Update:
     __slots__ = ("_empty", "_get_node", "_items", "_nodes", "_paths", "_root_key")
 
     def __init__(self, overlay: Overlay, tree: bytes, items: Sequence[_Item]) -> None:
-        self._get_node = overlay.get_node
-        self._nodes = overlay.nodes
         self._root_key = _compute_node_key(tree)
+        self._get_node = _find_nodes(overlay, self._root_key).get_node
+        self._nodes = overlay.nodes
         self._empty = _compute_head(HashTag.NODE, tree) + bytes(2)
         self._items = items
         self._paths = [item[0] for item in items]
