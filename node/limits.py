@@ -33,6 +33,8 @@ JOURNAL_COMPACT_BYTES: Final = 8 * 1024 * 1024
 
 # ---- the executor
 MAX_SPECULATIVE_BLOCKS: Final = 256
+MAX_HELD_BLOCKS: Final = 2 * MAX_SPECULATIVE_BLOCKS
+"""Blocks whose bytes are kept while they may still become final; executed ones always are."""
 MERGED_OVERLAYS: Final = 16
 """So many overlays in a row are merged into one: reads stay short while many blocks are held."""
 MAX_UNSYNCED_COMMITS: Final = 64

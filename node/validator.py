@@ -15,6 +15,7 @@ calls `work` once per turn while `has_work`. Messages are handled between two pi
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -52,7 +53,7 @@ from atpar.node.bodies import Body, BodyCache, VerifiedCache, decode_body, descr
 from atpar.node.datadir import Position, read_next_epoch
 from atpar.node.errors import JournalLost
 from atpar.node.executor import Executor, ParentUnknown, Tip
-from atpar.node.limits import MAX_SPECULATIVE_BLOCKS
+from atpar.node.limits import MAX_HELD_BLOCKS
 from atpar.node.mempool import Added, Mempool
 from atpar.node.store import FinalBlock
 
@@ -131,8 +132,9 @@ class Validator:
         self._epoch_blocks = position.epoch_blocks
         self._bodies = BodyCache()
         self._verified = VerifiedCache()
-        self._block_bytes: dict[bytes, bytes] = {}
-        """Canonical bytes of every block that the executor holds."""
+        self._block_bytes: dict[bytes, tuple[int, bytes]] = {}
+        """Digest -> (height, canonical bytes) of every block that the executor holds, and of those
+        it forgot to make room."""
         self._work: deque[BuildBlock | VerifyBlock] = deque()
         self._awaiting: dict[bytes, _Awaiting] = {}
         """Blocks whose signatures are being checked, by digest."""
@@ -390,28 +392,31 @@ class Validator:
             case CertificateRecord(Finalization(proposition)):
                 self._final_view_heard = max(self._final_view_heard, proposition.view)
             case CertifiedRecord(proposition):
-                self.executor.pin(proposition.digest)
+                # Unless a finalization of the same turn abandoned it.
+                with suppress(ParentUnknown):
+                    self._restore_block(proposition.digest)
+                    self.executor.pin(proposition.digest)
             case _:
                 pass
 
     def _serve_block(self, effect: effects.ServeBlock) -> None:
-        block = self._block_bytes.get(effect.request.digest)
-        if block is None:
+        held = self._block_bytes.get(effect.request.digest)
+        if held is None:
             self._out.append(actions.Serve(effect.peer, effect.request))
         else:
-            self._send(effect.peer, BlockResponse(effect.request.digest, block))
+            self._send(effect.peer, BlockResponse(effect.request.digest, held[1]))
 
     # ---- building
 
     def _build(self, task: BuildBlock) -> None:
         try:
-            self._restore_parent(task.parent)
+            self._restore_block(task.parent)
             executed = self._build_block(task)
         except (ParentUnknown, BlockInvalid):
             self._tell(events.BuildFailed(task.view))
             return
         block = encode(executed.block)
-        self._keep_bytes(executed.digest, block)
+        self._keep_bytes(executed.digest, executed.header.height, block)
         info = describe(executed.header, executed.digest)
         self._tell(events.BlockBuilt(task.view, info, block))
 
@@ -485,7 +490,7 @@ class Validator:
     def _execute(self, task: VerifyBlock, body: Body) -> None:
         assert body.transactions is not None
         try:
-            self._restore_parent(body.block.header.parent)
+            self._restore_block(body.block.header.parent)
             self.executor.verify(task.proposition.digest, body.block, body.transactions)
         except ParentUnknown:
             # A finalization overtook it while it waited: its branch is abandoned, the state it
@@ -499,14 +504,18 @@ class Validator:
             return
         self._answer(task, is_valid=True)
 
-    def _restore_parent(self, digest: bytes) -> None:
-        """Execute again what was forgotten to make room, from the oldest on."""
+    def _restore_block(self, digest: bytes) -> None:
+        """Execute a block again that was forgotten to make room, and its forgotten ancestors.
+
+        Raises:
+            ParentUnknown: it was never executed here, or a finalization abandoned it.
+        """
         missing: list[Body] = []
         while digest not in self.executor:
-            data = self._block_bytes.get(digest)
-            if data is None:
+            held = self._block_bytes.get(digest)
+            if held is None:
                 raise ParentUnknown(f"block {digest.hex()[:16]} is not executed here")
-            body = decode_body(data, chain_id=self.config.chain_id, mempool=self.mempool)
+            body = decode_body(held[1], chain_id=self.config.chain_id, mempool=self.mempool)
             assert body is not None, "it was a block when it was executed"
             missing.append(body)
             digest = body.info.parent
@@ -516,7 +525,7 @@ class Validator:
 
     def _answer(self, task: VerifyBlock, *, is_valid: bool) -> None:
         if is_valid:
-            self._keep_bytes(task.proposition.digest, task.block)
+            self._keep_bytes(task.proposition.digest, task.info.height, task.block)
             if task.cause is not effects.Cause.PROPOSED:
                 self.executor.pin(task.proposition.digest)
         self._tell(events.BlockVerdict(task.proposition, is_valid))
@@ -532,7 +541,7 @@ class Validator:
             FinalBlock(
                 header=each.header,
                 digest=each.digest,
-                block_bytes=self._block_bytes[each.digest],
+                block_bytes=self._block_bytes[each.digest][1],
                 transactions=each.transactions,
                 receipts=each.receipts,
                 postings=each.postings,
@@ -570,15 +579,21 @@ class Validator:
             )
             yield actions.DropTransaction(tx, Code.EXPIRED, message)
 
-    def _keep_bytes(self, digest: bytes, block: bytes) -> None:
-        self._block_bytes[digest] = block
-        if len(self._block_bytes) > 2 * MAX_SPECULATIVE_BLOCKS:
-            self._forget_bodies()
+    def _keep_bytes(self, digest: bytes, height: int, block: bytes) -> None:
+        self._block_bytes[digest] = (height, block)
+        if len(self._block_bytes) > MAX_HELD_BLOCKS:
+            forgotten = (held for held in self._block_bytes if held not in self.executor)
+            oldest = next(forgotten, None)
+            if oldest is not None:
+                del self._block_bytes[oldest]
 
     def _forget_bodies(self) -> None:
-        """Keep the bytes of blocks that the executor still holds, and no others."""
+        """Drop the bytes of blocks that the final tip has passed and the executor let go."""
+        final_height = self.executor.final.header.height
         self._block_bytes = {
-            digest: data for digest, data in self._block_bytes.items() if digest in self.executor
+            digest: held
+            for digest, held in self._block_bytes.items()
+            if held[0] > final_height or digest in self.executor
         }
 
     def _judge_suspects(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from atpar.consensus.effects import Cause, VerifyBlock
+from atpar.consensus.effects import AlarmKind, BuildBlock, Cause, VerifyBlock
 from atpar.consensus.messages import (
     BlockRequest,
     Lane,
@@ -15,6 +15,7 @@ from atpar.consensus.messages import (
     decode_message,
     encode_message,
 )
+from atpar.consensus.records import BodyRecord, encode_record
 from atpar.ledger.blocks import BLOCK, compute_digest
 from atpar.ledger.certificates import Proposition, check_certificate, compute_vote_bytes
 from atpar.ledger.codec import encode
@@ -26,7 +27,9 @@ from atpar.ledger.state import MemoryBacking
 from atpar.ledger.transactions import Transaction, decode_transaction, encode_envelope
 from atpar.node import actions
 from atpar.node.bodies import describe
-from atpar.node.executor import Executor
+from atpar.node.errors import JournalLost
+from atpar.node.executor import Executor, ParentUnknown
+from atpar.node.limits import MAX_HELD_BLOCKS
 from atpar.node.mempool import Added
 from atpar.node.store import Store
 from tests.ledger.world import HKD, key_of, transfer
@@ -532,6 +535,139 @@ def test_node_is_not_ready_before_it_heard_how_far_the_chain_is() -> None:
         seen_ready_behind |= ready and node.running.progress.final_height < target
         assert cluster.now_ms < 100_000
     assert not seen_ready_behind
+
+
+# ---- the composition in detail
+
+
+def build_on(cluster: Cluster, node: Node, parent: bytes, *, view: int) -> list[actions.Action]:
+    """Let a node build for a view, as its replica would ask it to."""
+    tip = node.running.executor.get_tip(parent)
+    stamp = tip.header.timestamp_ms + 1_000
+    node.running._work.append(BuildBlock(0, view, parent, tip.header.height, stamp, is_empty=False))
+    return node.running.work(now_ms=cluster.now_ms, wall_ms=cluster.wall_ms)
+
+
+def test_transaction_refused_on_a_parent_that_is_not_final_gets_another_chance() -> None:
+    cluster = rested_cluster()
+    node = cluster.nodes["ALFA"]
+    validator = node.running
+    first = pay(cluster, 10)
+    rival = cluster.world.make(
+        transfer("ALFA/main", "BRVO/main", 20), sender="ALFA/main", tx_id=first.body.tx_id
+    )
+    final = validator.executor.final
+    ours = validator.executor.build(
+        parent_digest=final.digest,
+        epoch=0,
+        view=10_000,
+        timestamp_ms=final.header.timestamp_ms + 500,
+        proposer="ALFA",
+        candidates=[first],
+    )[0]
+    assert validator.admit([rival]) == [Added.ADDED]
+    decided = build_on(cluster, node, ours.digest, view=10_001)
+    assert not [each for each in decided if isinstance(each, actions.DropTransaction)]
+    assert rival.hash in validator._suspects
+    assert rival.hash in validator.mempool
+    # The block with its rival comes to nothing; the next final state lets it run.
+    settle(cluster, pay(cluster))
+    assert validator._suspects == {}
+    settle(cluster, rival)
+
+
+def test_transaction_refused_on_the_final_state_is_dropped_with_the_reason() -> None:
+    cluster = rested_cluster()
+    node = cluster.nodes["ALFA"]
+    used = pay(cluster, 10)
+    settle(cluster, used)
+    cluster.run(10)
+    rival = cluster.world.make(
+        transfer("ALFA/main", "BRVO/main", 20), sender="ALFA/main", tx_id=used.body.tx_id
+    )
+    node.running.mempool.add(rival)  # as if it had slipped in
+    decided = build_on(cluster, node, node.running.executor.final.digest, view=10_000)
+    dropped = [each for each in decided if isinstance(each, actions.DropTransaction)]
+    assert [(each.transaction.hash, each.code) for each in dropped] == [
+        (rival.hash, Code.ID_REUSED)
+    ]
+    assert rival.hash not in node.running.mempool
+
+
+def test_building_on_an_unknown_parent_fails_and_nothing_else() -> None:
+    cluster = rested_cluster()
+    node = cluster.nodes["ALFA"]
+    node.running._work.append(BuildBlock(0, 10_000, bytes(32), 1, 1, is_empty=False))
+    node.running.work(now_ms=cluster.now_ms, wall_ms=cluster.wall_ms)
+    assert node.running.halted is None
+    settle(cluster, pay(cluster))
+
+
+def test_forgotten_block_is_executed_again_when_it_is_needed() -> None:
+    cluster = rested_cluster()
+    node = cluster.nodes["ALFA"]
+    validator = node.running
+    final = validator.executor.final
+    build_on(cluster, node, final.digest, view=10_000)
+    (first,) = [
+        d
+        for d, (height, _) in validator._block_bytes.items()
+        if d in validator.executor and height > final.header.height
+    ]
+    build_on(cluster, node, first, view=10_001)
+    (second,) = [
+        d for d, (height, _) in validator._block_bytes.items() if height == final.header.height + 2
+    ]
+    for digest in (second, first):
+        del validator.executor._blocks[digest], validator.executor._views[digest]
+    validator._restore_block(second)
+    assert first in validator.executor
+    assert second in validator.executor
+    with pytest.raises(ParentUnknown):
+        validator._restore_block(bytes(32))
+
+
+def test_bytes_of_blocks_are_bounded_and_executed_ones_stay() -> None:
+    cluster = rested_cluster()
+    validator = cluster.nodes["ALFA"].running
+    final = validator.executor.final
+    build_on(cluster, cluster.nodes["ALFA"], final.digest, view=10_000)
+    ours = [digest for digest in validator._block_bytes if digest in validator.executor]
+    for number in range(MAX_HELD_BLOCKS + 10):
+        validator._keep_bytes(number.to_bytes(32, "big"), final.header.height + 1, b"")
+    assert len(validator._block_bytes) == MAX_HELD_BLOCKS
+    assert all(digest in validator._block_bytes for digest in ours)
+    settle(cluster, pay(cluster))
+    settle(cluster, pay(cluster))
+    cluster.run(10)
+    assert len(validator._block_bytes) < 10
+
+
+def test_two_votes_in_one_view_are_evidence_and_an_alarm() -> None:
+    cluster = rested_cluster()
+    node = cluster.nodes["ALFA"]
+    view = node.running.progress.view
+    for number in (1, 2):
+        proposition = Proposition(0, view, view - 1, bytes([number]) * 32)
+        data = compute_vote_bytes(SignKind.NOTARIZE, cluster.world.chain_id, proposition)
+        vote = Notarize(proposition, key_of("BRVO-vote").sign(data).signature)
+        feed(cluster, "ALFA", encode_message(vote), Lane.VOTES)
+    assert node.alarms
+    for alarm in node.alarms:
+        assert alarm.kind is AlarmKind.EQUIVOCATION
+        assert alarm.evidence is not None
+        assert alarm.evidence.participant == "BRVO"
+    assert node.halt is None
+
+
+def test_journal_of_another_chain_is_lost_not_replayed() -> None:
+    cluster = make_cluster(funded=False)
+    node = cluster.nodes["ALFA"]
+    assert node.journal is not None
+    node.journal.append([encode_record(BodyRecord(b"not a block"))])
+    cluster.crash("ALFA")
+    with pytest.raises(JournalLost, match="do not vote"):
+        cluster.start("ALFA")
 
 
 # ---- hostile peers
