@@ -154,10 +154,7 @@ class VoteBook:
     def _add(self, state: ViewState, signer: int, vote: Vote, *, is_verified: bool) -> None:
         state.add(signer, vote, get_body(vote), is_verified=is_verified)
         if is_verified and isinstance(vote, Notarize) and signer == self.get_leader(state.view):
-            if state.proposal is None:
-                state.proposal = vote.proposition
-            elif state.proposal != vote.proposition:
-                state.equivocated = True
+            state.proposal = state.proposal or vote.proposition
 
     def _accuse(self, state: ViewState, signer: int, earlier: Vote, later: Vote) -> None:
         """Report two votes that exclude each other, the later one verified by the caller."""

@@ -86,10 +86,6 @@ class CatchUp:
                 ask.asked = None
                 ask.due_ms = now_ms
 
-    def is_connected(self, peer: PeerId) -> bool:
-        """Return whether a peer can be reached."""
-        return peer in self._connected
-
     def declare(self, needs: Needs, now_ms: int, *, body_grace_ms: int) -> None:
         """Take what is lacking now in place of what was lacking before.
 
@@ -128,10 +124,8 @@ class CatchUp:
         return self._sync[0]
 
     def refuse_body(self, digest: bytes, peer: PeerId, now_ms: int) -> None:
-        """Note that a peer does not have a block, or sent another: ask the next."""
-        ask = self._bodies.get(digest)
-        if ask is not None:
-            self._pass_over(ask, peer, now_ms)
+        """Note that a peer does not have a wanted block, or sent another: ask the next."""
+        self._pass_over(self._bodies[digest], peer, now_ms)
 
     def refuse_certificates(self, peer: PeerId, now_ms: int) -> None:
         """Note that a peer's answer did not fill the need, which still stands: ask the next."""
@@ -139,9 +133,8 @@ class CatchUp:
             self._pass_over(self._certificates[1], peer, now_ms)
 
     def refuse_sync(self, peer: PeerId, now_ms: int) -> bool:
-        """Note that a peer has no final blocks for us. Return whether all were asked in vain."""
-        if self._sync is None:
-            return False
+        """Note that an asked peer has no final blocks. Return whether all were asked in vain."""
+        assert self._sync is not None
         ask = self._sync[1]
         self._pass_over(ask, peer, now_ms)
         return not ask.refusals

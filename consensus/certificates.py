@@ -1,6 +1,7 @@
 """Forming certificates from counted votes, and checking those that others formed."""
 
 from collections.abc import Mapping
+from typing import assert_never
 
 from atpar.consensus.messages import Finalize, Notarize, Nullify, Vote
 from atpar.consensus.validators import ValidatorSet
@@ -38,6 +39,8 @@ def build_certificate(votes: Mapping[int, Vote], validators: ValidatorSet) -> Ce
             return Nullification(body, signers, signatures)
         case Finalize(proposition):
             return Finalization(proposition, signers, signatures)
+        case other:
+            assert_never(other)
 
 
 def check_certificate(
@@ -74,3 +77,5 @@ def split_certificate(certificate: Certificate, validators: ValidatorSet) -> dic
             return {index: Nullify(body, signature) for index, signature in pairs}
         case Finalization(proposition):
             return {index: Finalize(proposition, signature) for index, signature in pairs}
+        case _:
+            assert_never(certificate)

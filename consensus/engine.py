@@ -7,6 +7,7 @@ from what is known. So no rule depends on the order in which its conditions came
 
 from bisect import insort
 from collections.abc import Mapping
+from typing import assert_never
 
 from atpar.consensus.blocks import Body, Standing
 from atpar.consensus.book import Taken
@@ -230,8 +231,7 @@ class Engine(EpochState):
         """Take in that the store has synced everything up to a height."""
         self.chain.note_synced(height)
         self.pool.drop_through(min(height, self.chain.tip.height))
-        if self.gate.state is not GateState.ASKING:
-            self.gate.forget_through(self.chain.synced_view)
+        self.gate.forget_through(self.chain.synced_view)
 
     def take_tick(self) -> None:
         """Act on the timers that are due."""
@@ -607,6 +607,8 @@ class Engine(EpochState):
             case Finalization():
                 state.finalization = certificate
                 self._move_floor(certificate)
+            case _:
+                assert_never(certificate)
         if state.nullification is not None and state.finalization is not None:
             raise SafetyStop(
                 AlarmKind.CONFLICTING_CERTIFICATES, f"view {view} is both nullified and final"

@@ -122,10 +122,6 @@ class SigningGate:
         """Return my nullify in a view."""
         return self._nullified.get(view)
 
-    def get_finalize(self, view: int) -> Finalize | None:
-        """Return my finalize in a view."""
-        return self._finalized.get(view)
-
     def get_votes(self) -> list[Vote]:
         """Return every vote that is kept, by view, a view's notarize first."""
         votes: list[Vote] = [*self._notarized.values()]

@@ -17,7 +17,7 @@ from atpar.consensus.effects import (
     VerifyBlock,
 )
 from atpar.consensus.errors import JournalInvalid
-from atpar.consensus.events import PeerConnected, PeerDisconnected
+from atpar.consensus.events import PeerConnected, PeerDisconnected, Ticked
 from atpar.consensus.limits import MAX_CERTIFICATES_PER_ANSWER
 from atpar.consensus.messages import (
     BlockRequest,
@@ -36,6 +36,7 @@ from atpar.consensus.messages import (
 from atpar.consensus.records import (
     BodyRecord,
     CertificateRecord,
+    CertifiedRecord,
     JournalLostRecord,
     JournalRecord,
     VoteRecord,
@@ -43,7 +44,7 @@ from atpar.consensus.records import (
 from atpar.consensus.safety import GateState
 from atpar.consensus.types import Tip
 from atpar.ledger.certificates import Finalization, Nullification, Proposition
-from tests.consensus.cluster import GENESIS, digest_of
+from tests.consensus.cluster import GENESIS, decode_block, digest_of
 from tests.consensus.solo import Solo, opening
 
 # ---- blocks by digest
@@ -635,8 +636,50 @@ def test_journal_with_a_foreign_block_is_refused() -> None:
 def test_records_of_other_epochs_are_skipped() -> None:
     solo = Solo()
     strange = solo.nullify(solo.me, 3, epoch=7)
-    again = Solo(records=[opening(7), opening(), VoteRecord(strange)])
+    elsewhere = Proposition(7, 3, 2, b"e" * 32)
+    certificate = Finalization(elsewhere, b"\x07", (b"s" * 64,) * 3)
+    records: list[JournalRecord] = [
+        opening(7),
+        opening(),
+        VoteRecord(strange),
+        BodyRecord(solo.block(3, epoch=7)),
+        CertificateRecord(certificate),
+        CertifiedRecord(elsewhere),
+    ]
+    again = Solo(records=records)
     assert again.replica.compact_journal() == [opening()]
+    assert again.replica.finalization is None
+
+
+def test_journal_that_was_never_opened_stays_so_when_compacted() -> None:
+    solo = Solo(records=[], is_open=False)
+    assert solo.replica.compact_journal() == [JournalLostRecord(0)]
+
+
+def test_range_part_is_forgotten_when_the_tip_moved_otherwise() -> None:
+    solo = Solo()
+    blocks, asked = start_sync(solo)
+    solo.hear(asked, SyncResponse(1, tuple(blocks[:10]), None))
+    first = solo.about(1, blocks[0])
+    engine = solo.replica._engine
+    for block in blocks[:12]:
+        info = decode_block(block)
+        assert info is not None
+        engine.add_body(info, block)
+    engine.take_run(solo.finalization(solo.about(12, blocks[11])))
+    solo.give(Ticked())
+    judge_all(solo)
+    assert solo.committed() == list(range(1, 13))
+    solo.wait(2_000)
+    height = solo.sent(SyncRequest)[-1].first_height
+    asked = [name for name in solo.others if solo.told(name, SyncRequest)][-1]
+    for name in solo.others:
+        final = solo.finalization(solo.about(30, blocks[29]))
+        solo.hear(name, SyncResponse(height, tuple(blocks[height - 1 : 30]), final))
+    judge_all(solo)
+    assert solo.committed() == list(range(1, 31))
+    assert first.view == 1
+    assert asked
 
 
 def test_greeting_a_peer_says_how_to_enter_the_view() -> None:

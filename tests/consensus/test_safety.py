@@ -131,6 +131,13 @@ def test_gate_forgets_only_what_is_synced_as_final() -> None:
     assert gate.get_nullify(6) is not None
 
 
+def test_gate_forgets_nothing_while_peers_are_asked_for_its_votes() -> None:
+    gate = make_gate(GateState.ASKING)
+    gate.restore(Nullify(NULLIFY, b"3" * 64))
+    gate.forget_through(9)
+    assert gate.get_nullify(5) is not None
+
+
 def test_late_finalize_and_early_nullify_are_legal() -> None:
     gate = make_gate()
     assert gate.cast(SignKind.NULLIFY, NullifyBody(0, 9)) is not None
