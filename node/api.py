@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp
 
-from atpar.node import api_chain, api_state, api_transactions
+from atpar.node import api_chain, api_holds, api_proposals, api_state, api_transactions
 from atpar.node.access import Grant, Group
 from atpar.node.api_forms import (
     AccountForm,
@@ -33,11 +33,16 @@ from atpar.node.api_forms import (
     Form,
     FoundForm,
     HealthForm,
+    HoldsForm,
     OneFreezeForm,
+    OneHoldForm,
+    OneProposalForm,
     OneRedemptionForm,
+    ParamsForm,
     ParticipantForm,
     ParticipantsForm,
     PeersForm,
+    ProposalsForm,
     RedemptionsForm,
     SimulationForm,
     StatusForm,
@@ -233,7 +238,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         path="/v1/redemptions",
         group=Group.READ,
         summary="Redemptions by asset, status and due time.",
-        handler=api_state.list_redemptions,
+        handler=api_holds.list_redemptions,
         answers=(RedemptionsForm,),
         queries=(
             Query(name="asset", text="Only this asset."),
@@ -251,15 +256,69 @@ ROUTES: Final[tuple[Route, ...]] = (
         path="/v1/redemptions/{redemption}",
         group=Group.READ,
         summary="One redemption.",
-        handler=api_state.get_redemption,
+        handler=api_holds.get_redemption,
         answers=(OneRedemptionForm,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/holds",
+        group=Group.READ,
+        summary="Open holds: on a debtor's account, or those that a creditor may capture.",
+        handler=api_holds.list_holds,
+        answers=(HoldsForm,),
+        queries=(
+            Query(name="creditor", text="Holds that this account may capture."),
+            Query(name="debtor", text="Holds on this account, oldest first. Needs asset."),
+            Query(name="asset", text="With debtor: of this asset."),
+            Query(name="kind", text="With debtor: payment (the default) or redemption."),
+            AFTER,
+            LIMIT,
+        ),
+    ),
+    Route(
+        method="GET",
+        path="/v1/holds/{hold}",
+        group=Group.READ,
+        summary="One hold of any kind, ended ones included.",
+        handler=api_holds.get_hold,
+        answers=(OneHoldForm,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/proposals",
+        group=Group.READ,
+        summary="Open proposals, with who has yet to agree.",
+        handler=api_proposals.list_proposals,
+        answers=(ProposalsForm,),
+        queries=(
+            Query(name="sender", text="Only those that this account made."),
+            Query(name="principal", text="Only those that this account has to agree to."),
+            AFTER,
+            LIMIT,
+        ),
+    ),
+    Route(
+        method="GET",
+        path="/v1/proposals/{proposal}",
+        group=Group.READ,
+        summary="One open proposal.",
+        handler=api_proposals.get_proposal,
+        answers=(OneProposalForm,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/params",
+        group=Group.READ,
+        summary="The chain's parameters in force, and the changes to come.",
+        handler=api_proposals.list_params,
+        answers=(ParamsForm,),
     ),
     Route(
         method="GET",
         path="/v1/freezes/{freeze}",
         group=Group.READ,
         summary="One freeze order in force.",
-        handler=api_state.get_freeze,
+        handler=api_holds.get_freeze,
         answers=(OneFreezeForm,),
     ),
     Route(
@@ -301,7 +360,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         queries=(
             Query(name="after", text="Start after this event id; `0` is the beginning."),
             Query(name="types", text="Comma-separated: block, transaction, alarm."),
-            Query(name="account", text="Only transactions that name this account."),
+            Query(name="account", text="Only transactions that concern this account."),
         ),
         media_type="text/event-stream",
     ),

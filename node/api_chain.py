@@ -80,7 +80,7 @@ async def _list_transactions(
     for index in range(first, end):
         raw, receipt = block.transactions[index], receipts[index]
         tx = decode_transaction(raw)
-        seen = call.grant.may_see(list_participants(tx))
+        seen = call.grant.may_see(list_participants(tx, call.final.view))
         forms.append(
             BlockTransactionForm(
                 index=index,

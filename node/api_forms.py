@@ -13,8 +13,9 @@ from msgspec import Meta
 from atpar.ledger.blocks import Header
 from atpar.ledger.certificates import Finalization
 from atpar.ledger.codes import MEANINGS, Code, Meaning
-from atpar.ledger.operations import AssetTerms, Operation, Policy
+from atpar.ledger.operations import AssetTerms, BundledOperation, Limit, Operation, Policy
 from atpar.ledger.proofs import ProofFile
+from atpar.ledger.records import Params, PaymentTerms, PendingPolicy, Verdict
 from atpar.ledger.types import (
     AccountId,
     Amount,
@@ -190,8 +191,44 @@ class HoldForm(Form, frozen=True):
     debtor: AccountId
     creditor: AccountId
     amount: Amount
+    """The original amount."""
     open: Amount
+    """What is still reserved."""
+    captured: Amount
+    released: Amount
+    burned: Amount
+    assigned: Amount
     placed_at_ms: TimeMs
+    payment: PaymentTerms | None
+    """What a payment hold is for and how it can be captured; null for a redemption."""
+
+
+class OneHoldForm(Form, frozen=True):
+    """One hold, with where it was read."""
+
+    read_height: Height
+    read_timestamp_ms: TimeMs
+    hold: HoldForm
+
+
+class HoldsForm(Form, frozen=True):
+    """A page of open holds."""
+
+    read_height: Height
+    read_timestamp_ms: TimeMs
+    holds: tuple[HoldForm, ...]
+    next: str | None
+
+
+class ControlForm(Form, frozen=True):
+    """What one setter states about an account: KYC tier and limit."""
+
+    asset: AssetCode
+    setter: str
+    """participant, issuer or regulator."""
+    tier: Count | None
+    tier_expires_at_ms: TimeMs | None
+    limit: Limit | None
 
 
 class AccountForm(Form, frozen=True):
@@ -204,6 +241,9 @@ class AccountForm(Form, frozen=True):
     status: str
     policy: Policy
     reference_required: bool
+    recovery: PendingPolicy | None
+    """A policy that takes over at its time unless the current one cancels it."""
+    controls: tuple[ControlForm, ...]
     blocked: tuple[Direction, ...]
     """What freezes over all assets block now."""
     balances: tuple[BalanceForm, ...]
@@ -391,6 +431,66 @@ class OneRedemptionForm(Form, frozen=True):
     read_height: Height
     read_timestamp_ms: TimeMs
     redemption: RedemptionForm
+
+
+# ---- governance
+
+
+class PrincipalForm(Form, frozen=True):
+    """An account that has to agree to a proposal, and how far it is."""
+
+    account: AccountId
+    is_met: bool
+    """Whether the approvals so far satisfy its policy."""
+
+
+class ProposalForm(Form, frozen=True):
+    """A bundle that waits for those who must agree."""
+
+    proposal: Hash
+    sender: AccountId
+    ops: tuple[BundledOperation, ...]
+    bundle_hash: Hash
+    """What an approval names: that it is about these operations."""
+    placed_at_ms: TimeMs
+    expires_at_ms: TimeMs
+    makers: tuple[PublicKey, ...]
+    verdicts: tuple[Verdict, ...]
+    principals: tuple[PrincipalForm, ...]
+    """Under the policies in force at the height read."""
+
+
+class OneProposalForm(Form, frozen=True):
+    """One open proposal, with where it was read."""
+
+    read_height: Height
+    read_timestamp_ms: TimeMs
+    proposal: ProposalForm
+
+
+class ProposalsForm(Form, frozen=True):
+    """A page of open proposals."""
+
+    read_height: Height
+    read_timestamp_ms: TimeMs
+    proposals: tuple[ProposalForm, ...]
+    next: str | None
+
+
+class PendingParamForm(Form, frozen=True):
+    """A parameter that changes at a height."""
+
+    name: str
+    value: Count
+    height: Height
+
+
+class ParamsForm(Form, frozen=True):
+    """The chain's parameters in force, and those to come."""
+
+    read_height: Height
+    params: Params
+    pending: tuple[PendingParamForm, ...]
 
 
 # ---- the chain

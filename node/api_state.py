@@ -1,34 +1,26 @@
-"""Routes that read the final state: accounts, statements, participants, assets, redemptions."""
+"""Routes that read the final state: accounts, statements, participants, assets."""
 
-from collections.abc import Callable, Iterator
-from itertools import chain, islice
-from typing import Final
-
-import trio
+from collections.abc import Iterator
+from itertools import islice
 
 from atpar.ledger import reads
 from atpar.ledger.codes import Code
+from atpar.ledger.controls import control_key
 from atpar.ledger.proofs import ProofFile
-from atpar.ledger.reads import is_blocked, is_overdue
 from atpar.ledger.records import (
     ACCOUNTS,
     ASSETS,
-    DUE,
-    HOLDS,
+    CONTROLS,
     NO_SUPPLY,
     PARTICIPANTS,
     QUOTAS,
-    RESERVES,
     Account,
     Asset,
     Blocked,
-    FreezeOrder,
-    Hold,
-    HoldKind,
-    HoldStatus,
     Participant,
     Pause,
     Reserve,
+    Setter,
 )
 from atpar.ledger.state import View
 from atpar.ledger.supply import compute_level
@@ -47,30 +39,22 @@ from atpar.node.api_forms import (
     AssetForm,
     AssetsForm,
     BalanceForm,
+    ControlForm,
     EntriesForm,
     EntryForm,
     FreezeForm,
-    HoldForm,
-    OneFreezeForm,
-    OneRedemptionForm,
     ParticipantForm,
     ParticipantsForm,
     QuotaForm,
-    RedemptionForm,
-    RedemptionsForm,
     ReserveForm,
 )
-from atpar.node.api_http import Answer, Call, invalid, parse_hex, parse_int, parse_typed
+from atpar.node.api_holds import list_first_holds, make_freeze
+from atpar.node.api_http import Answer, Call, invalid, parse_int, parse_typed
 from atpar.node.api_proofs import make_account_proof, make_solvency_proof
 from atpar.node.gateway import Entry, EntryCursor
-from atpar.node.limits import MAX_PAGE, MAX_RECORDS_EXAMINED
+from atpar.node.limits import MAX_PAGE
 from atpar.node.paging import NAME_BYTES, scan_after
 from atpar.node.problems import ApiCode, Problem, get_not_found
-
-MAX_LISTED_HOLDS: Final = 100
-EVENTLY: Final = 100
-"""After so many records of a long listing, other tasks of the node get their turn."""
-
 
 # ---- which state
 
@@ -105,7 +89,7 @@ async def get_account(call: Call) -> Answer:
     check_height(call)
     view, header = call.final.view, call.final.header
     account = _load_account(view, account_id)
-    holds, left_out = _list_holds(view, account_id)
+    holds, left_out = list_first_holds(view, account_id)
     balances = tuple(_list_balances(view, account_id))
     held = [balance.asset for balance in balances]
     proof = make_account_proof(call, account_id, held) if with_proof else None
@@ -118,6 +102,8 @@ async def get_account(call: Call) -> Answer:
             status=account.status.value,
             policy=account.policy,
             reference_required=account.reference_required,
+            recovery=account.pending,
+            controls=tuple(_list_controls(view, account_id)),
             blocked=list_directions(account.blocked),
             balances=balances,
             freezes=tuple(_list_freezes(view, account_id)),
@@ -253,68 +239,23 @@ def _list_balances(view: View, account_id: str) -> Iterator[BalanceForm]:
         )
 
 
+def _list_controls(view: View, account_id: str) -> Iterator[ControlForm]:
+    for asset, _ in reads.list_assets(view):
+        for setter in Setter:
+            control = view.get(CONTROLS, control_key(asset, account_id, setter))
+            if control is not None:
+                yield ControlForm(
+                    asset=asset,
+                    setter=setter.value,
+                    tier=control.tier,
+                    tier_expires_at_ms=control.tier_expires_at_ms,
+                    limit=control.limit,
+                )
+
+
 def _list_freezes(view: View, account_id: str) -> Iterator[FreezeForm]:
     for freeze_id, order in reads.list_freezes(view, account_id):
-        yield _make_freeze(freeze_id, order)
-
-
-def _make_freeze(freeze_id: bytes, order: FreezeOrder) -> FreezeForm:
-    return FreezeForm(
-        freeze=freeze_id,
-        account=order.account,
-        asset=order.asset,
-        direction=order.direction,
-        amount=order.amount,
-        by=order.by,
-        order_hash=order.order_hash,
-        review_at_ms=order.review_at_ms,
-        placed_at_ms=order.placed_at_ms,
-    )
-
-
-async def get_freeze(call: Call) -> Answer:
-    """Return one freeze order in force."""
-    call.check_query(frozenset())
-    freeze_id = parse_hex("freeze", call.get_path("freeze"), size=32)
-    order = reads.get_freeze(call.final.view, freeze_id)
-    if order is None:
-        raise get_not_found(Code.UNKNOWN_FREEZE, f"no freeze {freeze_id.hex()} is in force")
-    if not call.grant.may_see((participant_of(order.by), participant_of(order.account))):
-        call.grant.require(participant_of(order.account))
-    header = call.final.header
-    return Answer(
-        OneFreezeForm(
-            read_height=header.height,
-            read_timestamp_ms=header.timestamp_ms,
-            freeze=_make_freeze(freeze_id, order),
-        )
-    )
-
-
-def _list_holds(view: View, account_id: str) -> tuple[list[HoldForm], bool]:
-    """Return the first open holds of an account, and whether there are more."""
-    walks = (
-        reads.list_open_holds(view, asset, account_id, kind)
-        for asset, _ in reads.list_assets(view)
-        for kind in HoldKind
-    )
-    found = list(islice(chain.from_iterable(walks), MAX_LISTED_HOLDS + 1))
-    forms = [_make_hold(hold_id, hold) for hold_id, hold in found[:MAX_LISTED_HOLDS]]
-    return forms, len(found) > MAX_LISTED_HOLDS
-
-
-def _make_hold(hold_id: bytes, hold: Hold) -> HoldForm:
-    return HoldForm(
-        hold=hold_id,
-        kind=hold.kind.value,
-        status=hold.status.value,
-        asset=hold.asset,
-        debtor=hold.debtor,
-        creditor=hold.creditor,
-        amount=hold.amount,
-        open=hold.open,
-        placed_at_ms=hold.placed_at_ms,
-    )
+        yield make_freeze(freeze_id, order)
 
 
 # ---- participants
@@ -454,132 +395,3 @@ def _sum_open_redemptions(view: View, code: str) -> tuple[int, int, int | None]:
         if oldest_due_ms is None:
             oldest_due_ms = hold.redemption.due_ms
     return count, amount, oldest_due_ms
-
-
-# ---- redemptions
-
-
-async def get_redemption(call: Call) -> Answer:
-    """Return one redemption."""
-    call.check_query(frozenset())
-    hold_id = parse_hex("redemption", call.get_path("redemption"), size=32)
-    view, header = call.final.view, call.final.header
-    hold = view.get(HOLDS, hold_id)
-    if hold is None or hold.redemption is None:
-        raise Problem(ApiCode.UNKNOWN_REDEMPTION, f"no redemption {hold_id.hex()}")
-    _require_seen(call, hold)
-    return Answer(
-        OneRedemptionForm(
-            read_height=header.height,
-            read_timestamp_ms=header.timestamp_ms,
-            redemption=_make_redemption(call, hold_id, hold),
-        )
-    )
-
-
-async def list_redemptions(call: Call) -> Answer:
-    """Return a page of redemptions: by due time with `due_before_ms`, else by id."""
-    call.check_query(frozenset({"asset", "status", "due_before_ms", "after", "limit"}))
-    asset = call.get_query("asset")
-    if asset is not None:
-        parse_typed("asset", asset, AssetCode)
-        if call.final.view.get(ASSETS, asset.encode()) is None:
-            raise get_not_found(Code.UNKNOWN_ASSET, f"no asset {asset}")
-    keep = _parse_status(call)
-    due_before_ms = call.get_int("due_before_ms", low=0, high=2**63 - 1)
-    limit = call.get_limit()
-    after = call.get_query("after")
-    found: list[RedemptionForm] = []
-    examined, last = 0, None
-    for cursor, hold_id, hold in _walk_redemptions(call, asset, due_before_ms, after):
-        if len(found) == limit or examined == MAX_RECORDS_EXAMINED:
-            break
-        examined, last = examined + 1, cursor
-        wanted = hold.redemption is not None and asset in (None, hold.asset)
-        if wanted and _is_seen(call, hold) and keep(call, hold):
-            found.append(_make_redemption(call, hold_id, hold))
-        if examined % EVENTLY == 0:
-            await trio.lowlevel.checkpoint()
-    else:
-        last = None
-    return Answer(
-        RedemptionsForm(
-            read_height=call.final.header.height,
-            read_timestamp_ms=call.final.header.timestamp_ms,
-            redemptions=tuple(found),
-            next=last,
-        )
-    )
-
-
-def _walk_redemptions(
-    call: Call, asset: str | None, due_before_ms: int | None, after: str | None
-) -> Iterator[tuple[str, bytes, Hold]]:
-    """Yield (cursor, id, hold) of what a listing has to look at, in its order."""
-    view = call.final.view
-    if due_before_ms is None:
-        start = None if after is None else parse_hex("after", after, size=32)
-        for hold_id, hold in scan_after(view, HOLDS, b"", start):
-            yield hold_id.hex(), hold_id, hold
-        return
-    if asset is None:
-        raise invalid("due_before_ms", "goes with asset: due times are listed by asset")
-    prefix = f"{asset}|".encode()
-    start = None if after is None else prefix + parse_hex("after", after, size=40)
-    for key, _ in scan_after(view, DUE, prefix, start, depth=8):
-        if int.from_bytes(key[-40:-32], "big") >= due_before_ms:
-            return
-        due = view.get(HOLDS, key[-32:])
-        assert due is not None, key
-        yield key[-40:].hex(), key[-32:], due
-
-
-def _parse_status(call: Call) -> Callable[[Call, Hold], bool]:
-    status = call.get_query("status")
-    if status is None:
-        return lambda _call, _hold: True
-    if status == "overdue":
-        return lambda call, hold: is_overdue(hold, now_ms=call.final.header.timestamp_ms)
-    if status == "blocked":
-        return lambda _call, hold: is_blocked(hold)
-    known = ("pending", "burned", "returned")
-    if status not in known:
-        choices = ", ".join((*known, "overdue", "blocked"))
-        raise invalid("status", f"expected one of {choices}, got {status!r:.40}")
-    wanted = HoldStatus(status)
-    return lambda _call, hold: hold.status is wanted
-
-
-def _parties(hold: Hold) -> tuple[str, str]:
-    return participant_of(hold.debtor), participant_of(hold.creditor)
-
-
-def _is_seen(call: Call, hold: Hold) -> bool:
-    return call.grant.may_see(_parties(hold))
-
-
-def _require_seen(call: Call, hold: Hold) -> None:
-    if not _is_seen(call, hold):
-        call.grant.require(participant_of(hold.debtor))
-
-
-def _make_redemption(call: Call, hold_id: bytes, hold: Hold) -> RedemptionForm:
-    terms = hold.redemption
-    assert terms is not None
-    reserve = call.final.view.get(RESERVES, hold.asset.encode())
-    return RedemptionForm(
-        redemption=hold_id,
-        asset=hold.asset,
-        holder=hold.debtor,
-        amount=hold.amount,
-        status=hold.status.value,
-        is_overdue=is_overdue(hold, now_ms=call.final.header.timestamp_ms),
-        is_blocked=is_blocked(hold),
-        due_ms=terms.due_ms,
-        placed_at_ms=hold.placed_at_ms,
-        payout_hash=terms.payout_hash,
-        payout_ref=terms.payout_ref,
-        paid_at_ms=terms.paid_at_ms,
-        burned_at_ms=terms.burned_at_ms,
-        is_listed_as_paid=reserve is not None and hold_id in reserve.paid_not_burned,
-    )

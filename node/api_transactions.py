@@ -312,7 +312,7 @@ def _may_see(call: Call, state: TransactionState) -> bool:
     if block is None:
         return False
     tx = decode_transaction(block.transactions[state.placement.index])
-    return call.grant.may_see(list_participants(tx))
+    return call.grant.may_see(list_participants(tx, call.final.view))
 
 
 async def _find_by_uetr(call: Call, uetr: bytes) -> Answer:

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from atpar.ledger.blocks import Header, compute_digest
 from atpar.ledger.jsonform import to_json
 from atpar.ledger.receipts import Receipt
+from atpar.ledger.state import View
 from atpar.ledger.transactions import decode_transaction
 from atpar.ledger.types import (
     AccountId,
@@ -74,7 +75,7 @@ class TransactionEvent(Form, frozen=True):
     iso_reason: str | None
     failed_op: Count | None
     accounts: tuple[AccountId, ...]
-    """The accounts that it names, its sender first."""
+    """The accounts that it concerns, its sender first."""
 
 
 class AlarmEvent(Form, frozen=True):
@@ -243,8 +244,9 @@ async def _render_block(context: ApiContext, height: int) -> list[Event]:
     if block is None or receipts is None:  # the genesis block
         return []
     events = [_make_block_event(block.header)]
+    view = context.reader.get_final().view
     for index, (raw, receipt) in enumerate(zip(block.transactions, receipts, strict=True)):
-        events.append(_make_transaction_event(block.header, index, raw, receipt))
+        events.append(_make_transaction_event(block.header, index, raw, receipt, view))
         if index % EVENTLY == EVENTLY - 1:
             await trio.lowlevel.checkpoint()
     return events
@@ -263,9 +265,11 @@ def _make_block_event(header: Header) -> Event:
     return Event(cursor, "block", (), _render("block", form, cursor))
 
 
-def _make_transaction_event(header: Header, index: int, raw: bytes, receipt: Receipt) -> Event:
+def _make_transaction_event(
+    header: Header, index: int, raw: bytes, receipt: Receipt, view: View
+) -> Event:
     tx = decode_transaction(raw)
-    accounts = tuple(list_accounts(tx))
+    accounts = tuple(list_accounts(tx, view))
     form = TransactionEvent(
         height=header.height,
         index=index,

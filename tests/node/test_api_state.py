@@ -339,7 +339,7 @@ async def test_redemptions_by_due_time_come_in_order_and_pages(harness: Harness)
 async def test_redemptions_by_id_come_in_pages_without_gap_or_repetition(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atpar.node.api_state.MAX_RECORDS_EXAMINED", 4)
+    monkeypatch.setattr("atpar.node.api_holds.MAX_RECORDS_EXAMINED", 4)
     ids = redeem(harness, *range(1, 12))
     listed: list[str] = []
     after = ""

@@ -12,10 +12,11 @@ import msgspec
 import pytest
 import trio
 
+from atpar.ledger.operations import Burn, Redeem
 from atpar.ledger.transactions import Transaction
 from atpar.node.access import Group
 from atpar.node.api import serve_api
-from tests.ledger.world import transfer
+from tests.ledger.world import HKD, transfer
 from tests.node.api_client import Harness
 from tests.node.test_api_access import bearer, make_rules
 
@@ -167,6 +168,19 @@ async def test_stream_can_be_of_one_kind_and_one_account(harness: Harness) -> No
         blocks = await connect()
         await blocks.open("/v1/events?after=0&types=block")
         assert {event.kind for event in await blocks.read(4)} == {"block"}
+
+
+async def test_burn_is_an_event_of_the_holder_whom_it_does_not_name(harness: Harness) -> None:
+    world = harness.world
+    world.last = world.make(Redeem(HKD, "ALFA/main", 5, bytes(32)), sender="ALFA/main")
+    harness.gateway.run(world.last)
+    burn = Burn(world.hold_id(), world.next_id(), world.now_ms)
+    harness.gateway.run(world.make(burn, sender="JDCL/treasury", by=["CUST/reserve"]))
+    async with serving(harness) as connect:
+        client = await connect()
+        await client.open("/v1/events?after=4&types=transaction&account=ALFA/main")
+        (event,) = await client.read(1)
+        assert event.data["sender"] == "JDCL/treasury"
 
 
 async def test_alarm_is_told_when_it_rises_and_when_it_is_over(harness: Harness) -> None:
