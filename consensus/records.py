@@ -1,7 +1,8 @@
 """What a replica writes down before it speaks, and what it is restored from.
 
-The journal is a sequence of these records in the order of the `Persist` effects. Votes are kept as
-whole messages, so that a restart repeats identical bytes and never signs anew.
+The journal is a sequence of these records in the order of the `Persist` effects; only the list
+that `Replica.compact_journal` returns may replace it. Votes are kept as whole messages, so that a
+restart repeats identical bytes and never signs anew.
 """
 
 from atpar.consensus.limits import MAX_RECORD_BYTES

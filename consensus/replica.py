@@ -98,7 +98,7 @@ from atpar.consensus.effects import (
     ServeSync,
 )
 from atpar.consensus.engine import Engine
-from atpar.consensus.errors import JournalInvalid, SafetyStop
+from atpar.consensus.errors import SafetyStop
 from atpar.consensus.events import (
     BlockBuilt,
     BlockVerdict,
@@ -135,15 +135,8 @@ from atpar.consensus.messages import (
     VotesRequest,
     VotesResponse,
 )
-from atpar.consensus.records import (
-    BodyRecord,
-    CertificateRecord,
-    CertifiedRecord,
-    EpochOpenedRecord,
-    JournalLostRecord,
-    JournalRecord,
-    VoteRecord,
-)
+from atpar.consensus.records import EpochOpenedRecord, JournalLostRecord, JournalRecord
+from atpar.consensus.restart import EpochRecords, list_records, read_journal, restore
 from atpar.consensus.safety import GateState, SigningGate
 from atpar.consensus.types import BlockInfo, EpochStart, PeerId, Ports, ReplicaConfig, Tip
 from atpar.consensus.votes import get_body, verify_vote
@@ -199,15 +192,19 @@ class Replica:
         self._run_bytes = 0
         self._answered: set[PeerId] = set()
         self._ask_at: int | None = None
-        self._is_opened = False
-        """The journal has an opening record for this epoch."""
-        self._opens_now = False
+        self._later = read_journal(records, ports)
+        """What the journal holds about epochs that were not reached yet."""
+        before = self._later.get(start.epoch - 1, EpochRecords())
+        current = self._later.get(start.epoch, EpochRecords())
+        self._later = {epoch: kept for epoch, kept in self._later.items() if epoch > start.epoch}
+        self._opens_now = before.opening is not None and current.opening is None
         """This start is the first after crossing the boundary: the opening record is due."""
-        self._is_lost = False
-        self._read_opening(start.epoch, records)
-        state = GateState.ASKING if self._is_opened and not self._is_lost else GateState.LOST
+        self._is_opened = self._opens_now or current.opening is not None
+        """The journal has an opening record for this epoch."""
+        state = GateState.ASKING if self._is_opened and not current.is_lost else GateState.LOST
         self._engine = self._build_engine(start, tip, state)
-        self._restore(records)
+        restore(self._engine, current)
+        self._out.clear()
 
     # ---- reading ---------------------------------------------------------------------------
 
@@ -292,9 +289,7 @@ class Replica:
         records: list[JournalRecord] = []
         if self._is_opened:
             records.append(self._get_opening())
-        if engine.gate.state is GateState.LOST:
-            records.append(JournalLostRecord(engine.epoch))
-        return records + engine.get_records()
+        return [*records, *self._get_losses(), *engine.get_records(), *list_records(self._later)]
 
     def _run_step(self, event: Event | None, now_ms: int, wall_ms: int) -> list[Effect]:
         if self._halted:
@@ -369,45 +364,6 @@ class Replica:
             out=self._out,
         )
 
-    def _read_opening(self, epoch: int, records: Sequence[JournalRecord]) -> None:
-        """Find out whether the journal was opened for this epoch, and is not known to be lost."""
-        for record in records:
-            if isinstance(record, EpochOpenedRecord) and record.epoch == epoch:
-                self._is_opened = True
-            elif isinstance(record, EpochOpenedRecord) and record.epoch == epoch - 1:
-                self._opens_now = True
-            elif isinstance(record, JournalLostRecord) and record.epoch == epoch:
-                self._is_lost = True
-        if self._is_opened:
-            self._opens_now = False
-        self._is_opened = self._is_opened or self._opens_now
-
-    def _restore(self, records: Sequence[JournalRecord]) -> None:
-        """Take back this epoch's records: bodies first, certificates in their order."""
-        engine = self._engine
-        for record in records:
-            match record:
-                case BodyRecord(block):
-                    info = self._ports.decode_block(block)
-                    if info is None:
-                        raise JournalInvalid("a block in the journal does not decode")
-                    if info.epoch == engine.epoch:
-                        engine.restore_body(info, block)
-                case VoteRecord(vote):
-                    if get_body(vote).epoch == engine.epoch:
-                        engine.restore_vote(vote)
-                case CertificateRecord(certificate):
-                    if get_statement(certificate).epoch == engine.epoch:
-                        engine.restore_certificate(certificate)
-                case CertifiedRecord(proposition):
-                    if proposition.epoch == engine.epoch:
-                        engine.restore_verdict(proposition)
-                case EpochOpenedRecord() | JournalLostRecord():
-                    pass
-                case _:
-                    assert_never(record)
-        self._out.clear()
-
     def _begin(self) -> None:
         if self._opens_now:
             self._out.append(Persist(self._get_opening()))
@@ -430,14 +386,23 @@ class Replica:
         was_open = before.gate.state is GateState.OPEN
         self._farewell = before.chain.tip.finalization
         tip = Tip(start.digest, start.height, start.timestamp_ms, None)
-        self._is_opened, self._is_lost, self._opens_now = True, False, False
-        state = GateState.OPEN if was_open and is_syncing is None else GateState.ASKING
+        self._is_opened = True
+        written = self._later.pop(start.epoch, EpochRecords())
+        self._later = {epoch: kept for epoch, kept in self._later.items() if epoch > start.epoch}
+        if written.is_lost:
+            state = GateState.LOST
+        elif was_open and is_syncing is None and written.opening is None:
+            state = GateState.OPEN
+        else:
+            state = GateState.ASKING
         self._answered.clear()
         self._forget_run()
         self._engine = engine = self._build_engine(start, tip, state)
         engine.now_ms, engine.wall_ms = self._now_ms, self._wall_ms
         engine.ahead = is_syncing
-        self._out.append(Persist(self._get_opening()))
+        restore(engine, written)
+        if written.opening is None:
+            self._out.append(Persist(self._get_opening()))
         engine.begin()
         self._ask_at = None
         self._ask_again()
@@ -448,6 +413,10 @@ class Replica:
     def _get_opening(self) -> EpochOpenedRecord:
         start = self._engine.start
         return EpochOpenedRecord(start.epoch, start.height, start.digest)
+
+    def _get_losses(self) -> list[JournalRecord]:
+        is_lost = self._engine.gate.state is GateState.LOST
+        return [JournalLostRecord(self._engine.epoch)] if is_lost else []
 
     def _greet(self, peer: PeerId) -> None:
         self._catchup.connect(peer)

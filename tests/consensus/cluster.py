@@ -298,8 +298,6 @@ class Node:
 
     def _adopt_journal(self, records: list[JournalRecord], encoded: list[bytes]) -> None:
         for record, data in zip(records, encoded, strict=True):
-            if isinstance(record, EpochOpenedRecord):
-                self.disk.journal.clear()
             self.disk.journal.append(data)
             if isinstance(record, VoteRecord) and self.tamper is None:
                 self.cluster.checker.note_vote(self.name, record.vote)

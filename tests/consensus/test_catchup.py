@@ -633,22 +633,23 @@ def test_journal_with_a_foreign_block_is_refused() -> None:
         Solo(records=[opening(), BodyRecord(b"junk")])
 
 
-def test_records_of_other_epochs_are_skipped() -> None:
+def test_records_of_later_epochs_are_kept_for_their_time() -> None:
     solo = Solo()
     strange = solo.nullify(solo.me, 3, epoch=7)
     elsewhere = Proposition(7, 3, 2, b"e" * 32)
     certificate = Finalization(elsewhere, b"\x07", (b"s" * 64,) * 3)
     records: list[JournalRecord] = [
-        opening(7),
         opening(),
+        opening(7),
         VoteRecord(strange),
         BodyRecord(solo.block(3, epoch=7)),
         CertificateRecord(certificate),
         CertifiedRecord(elsewhere),
     ]
     again = Solo(records=records)
-    assert again.replica.compact_journal() == [opening()]
+    assert again.replica.compact_journal() == records
     assert again.replica.finalization is None
+    assert again.replica.view == 1
 
 
 def test_journal_that_was_never_opened_stays_so_when_compacted() -> None:

@@ -6,6 +6,7 @@ from atpar.consensus import replica as replica_module
 from atpar.consensus.effects import Commit, Persist, ServeSync, VerifyBlock
 from atpar.consensus.events import BlockBuilt, CommitSynced, EpochOpened, Ticked
 from atpar.consensus.messages import (
+    BlockResponse,
     CertificatesRequest,
     CertificatesResponse,
     Finalize,
@@ -192,6 +193,47 @@ def test_start_right_after_the_boundary_opens_the_epochs_journal() -> None:
     effects = replica.start(now_ms=0, wall_ms=0)
     assert effects[0] == Persist(EpochOpenedRecord(1, 5, b"b" * 32))
     assert replica.gate_state is GateState.ASKING
+
+
+def test_lost_store_comes_back_with_the_votes_of_a_later_epoch() -> None:
+    """The journal is whole and the store is fetched anew: no vote is repeated or thought lost."""
+    solo = Solo(epoch_blocks=1)
+    first, block = solo.certify(1)
+    solo.finish(first)
+    solo.sync()
+    start = next_start(solo)
+    solo.give(EpochOpened(start))
+    while not solo.replica._engine.gate.get_votes():
+        solo.wait(1_000)
+    votes = solo.replica._engine.gate.get_votes()
+    journal = [opening(), *solo.records()]
+    again = Solo(epoch_blocks=1, records=journal)
+    kept = again.replica.compact_journal()
+    assert EpochOpenedRecord(1, 1, first.digest) in kept
+    assert [record for record in kept if record in [VoteRecord(vote) for vote in votes]]
+    again.finish(first)
+    again.judge()
+    if not again.all(Commit):
+        again.hear(again.others[0], BlockResponse(first.digest, block))
+    assert again.last(Commit).closes_epoch
+    again.sync()
+    again.log.clear()
+    again.give(EpochOpened(start))
+    assert again.replica.gate_state is GateState.ASKING
+    assert again.replica._engine.gate.get_votes() == votes
+    assert EpochOpenedRecord(1, 1, first.digest) not in again.records()
+    for name in again.others[:2]:
+        again.hear(name, VotesResponse(1, tuple(votes), None))
+    assert again.replica.gate_state is GateState.OPEN
+
+
+def test_lost_journal_of_a_later_epoch_stays_lost_when_it_is_reached() -> None:
+    solo = Solo(epoch_blocks=1, records=[opening(), JournalLostRecord(1), opening(1)])
+    first, _ = solo.certify(1)
+    solo.finish(first)
+    solo.sync()
+    solo.give(EpochOpened(next_start(solo)))
+    assert solo.replica.gate_state is GateState.LOST
 
 
 def test_later_epoch_makes_a_laggard_fetch_seldom() -> None:
