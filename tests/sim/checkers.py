@@ -148,7 +148,7 @@ class Checkers:
         # A crash after the batch and before the notice skips heights; none may come twice in one
         # boot, and a new boot goes on above what the disk holds.
         tip = self._tips.get(machine.id, 0)
-        if height <= tip and not machine.was_forgetful:
+        if height <= tip:
             raise Violation(f"{machine.id} reports height {height} after {tip}")
         self._tips[machine.id] = max(tip, height)
         if known is not None:
@@ -177,6 +177,10 @@ class Checkers:
             used = self._ids.setdefault((tx.body.sender, tx.body.tx_id), height)
             if used != height:
                 raise Violation(f"an id of {tx.body.sender} is used at heights {used} and {height}")
+
+    def forget_tip(self, machine: Machine) -> None:
+        """Expect heights again: a machine's store was replaced by an older one."""
+        self._tips.pop(machine.id, None)
 
     # ---- what honest machines say of each other and of themselves
 

@@ -118,6 +118,8 @@ class Machine:
     """When its next turn is planned anyway."""
     is_busy: bool = False
     deferrals: int = 0
+    written_at: int = 0
+    """When the last batch that was handed to the store is on the disk."""
     serving: dict[str, int] = field(default_factory=dict)
     finals: list[FinalBlock] = field(default_factory=list)
     """Everything this machine reported as final, over all boots."""
@@ -252,9 +254,7 @@ class Cluster:
         self.note("boot", machine.id)
         store = Store(machine.engine)
         try:
-            journal, found = open_journal(
-                PATH, self.get_opening(machine.code), disk=machine.disk
-            )
+            journal, found = open_journal(PATH, self.get_opening(machine.code), disk=machine.disk)
             machine.validator = Validator(
                 ValidatorConfig(
                     chain_id=self.genesis.chain_id,
@@ -277,9 +277,8 @@ class Cluster:
         machine.is_busy = False
         machine.planned_ms = None
         machine.serving.clear()
-        started = machine.validator.start(
-            now_ms=self.now_ms, wall_ms=self.get_wall_ms(machine)
-        )
+        machine.written_at = self.now_ms
+        started = machine.validator.start(now_ms=self.now_ms, wall_ms=self.get_wall_ms(machine))
         self._finish(machine, started)
         for other in self.machines.values():
             if other.code != machine.code and other.is_up and self._is_linked(machine, other):
@@ -589,7 +588,9 @@ class Cluster:
                     return
                 self.put(machine, CommitSynced(action.blocks[-1].header.height))
 
-        self.timeline.after(machine.commit_ms, write)
+        # One thread writes the batches, in order.
+        machine.written_at = max(machine.written_at, self.now_ms) + machine.commit_ms
+        self.timeline.at(machine.written_at, write)
 
     # ---- transactions
 

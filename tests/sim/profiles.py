@@ -65,12 +65,12 @@ def make_plan(profile: str, rng: random.Random, validators: int) -> Plan:
     has_epochs = "epoch" in kinds or ("disk" in kinds and rng.random() < 0.5)
     return Plan(
         kinds=kinds,
-        active_ms=rng.randint(4_000, 9_000),
+        active_ms=rng.randint(5_000, 14_000),
         link=link,
         is_slow_network=latency[1] > 50,
         epoch_blocks=rng.randint(4, 16) if has_epochs else NO_EPOCHS,
         spares=1 if "epoch" in kinds else 0,
-        rate_per_s=rng.choice((0.5, 2.0, 4.0)),
+        rate_per_s=rng.choice((0.5, 2.0, 4.0, 8.0)),
         is_signed=rng.random() < 0.02,
         liars=(validators - 1) // 3,
     )

@@ -311,8 +311,12 @@ class Scenario:
                 # chain.db is lost and begun anew; the journal is kept.
                 cluster.crash(machine.id)
                 cluster.note("lost-store", machine.id)
-                machine.engine = MachineStore(cluster.values)
+                self._replace_store(machine, cluster.values)
                 self._boot(machine)
+
+    def _replace_store(self, machine: Machine, values: dict[bytes, bytes]) -> None:
+        machine.engine = MachineStore(values)
+        self.checkers.forget_tip(machine)
 
     def _take_image(self) -> None:
         machine = self.forgetful
@@ -335,13 +339,13 @@ class Scenario:
             case "wiped":
                 cluster.begin_new_journal(machine)
                 if rng.random() < 0.5:
-                    machine.engine = MachineStore(cluster.values)
+                    self._replace_store(machine, cluster.values)
             case "image" | "journal-image":
                 if machine.id in self._images:
                     files, values = self._images[machine.id]
                     machine.disk.synced, machine.disk.cached = dict(files), dict(files)
                     if kind == "image":
-                        machine.engine = MachineStore(values)
+                        self._replace_store(machine, values)
             case _:
                 data = bytearray(machine.disk.synced[PATH])
                 data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
@@ -371,7 +375,9 @@ class Scenario:
         epoch = running[0].running.epoch_start
         old = [member.participant for member in epoch.validators.members]
         new = list(old)
-        outside = [code for code in get_codes(len(self.codes) + self.plan.spares) if code not in old]
+        outside = [
+            code for code in get_codes(len(self.codes) + self.plan.spares) if code not in old
+        ]
         if outside:
             new.append(outside[0])
         elif len(new) > 4:

@@ -137,9 +137,7 @@ class Treasury:
             for index, bank in enumerate(BANKS)
         ]
         keys = [k for a in ("CUST/reserve", "AUDT/sign", "JDCL/mint") for k in _keys_of(a)]
-        return self.make(
-            attested, audited, *mints, sender="CUST/reserve", keys=keys, now_ms=now_ms
-        )
+        return self.make(attested, audited, *mints, sender="CUST/reserve", keys=keys, now_ms=now_ms)
 
     def pay(self, now_ms: int) -> Transaction:
         """Return a payment of a random amount between two random banks; some lack the money."""

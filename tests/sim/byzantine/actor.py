@@ -83,5 +83,3 @@ class Actor:
 
     def pack(self, message: Message) -> tuple[Lane, bytes]:
         return get_lane(message), encode_message(message)
-
-

@@ -12,7 +12,11 @@ from tests.sim.byzantine.actor import Actor
 class InvalidSignatures(Actor):
     def spoil(self, signature: bytes) -> bytes:
         at = self.rng.randrange(64)
-        return signature[:at] + bytes((signature[at] ^ 1 << self.rng.randrange(8),)) + signature[at + 1 :]
+        return (
+            signature[:at]
+            + bytes((signature[at] ^ 1 << self.rng.randrange(8),))
+            + signature[at + 1 :]
+        )
 
     def rewrite(self, peer: str | None, message: Message) -> Iterable[tuple[str | None, Message]]:
         if self.rng.random() < 0.3:
