@@ -481,7 +481,7 @@ async def _serve(context: ApiContext, route: Route, request: Request) -> Respons
         _shed(context, route)
         answer = await route.handler(call)
         if isinstance(answer, Answer):
-            response = make_response(answer, as_msgpack=call.answers_msgpack)
+            response = await make_response(answer, as_msgpack=call.answers_msgpack)
         else:
             response = answer
     except Problem as problem:

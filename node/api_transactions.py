@@ -32,6 +32,7 @@ from atpar.node.api_forms import (
     get_code_name,
 )
 from atpar.node.api_http import (
+    ITEMS_AT_ONCE,
     Answer,
     Call,
     cancel_at_end,
@@ -75,7 +76,7 @@ async def post_transactions(call: Call) -> Answer:
         call.context.metrics.api_envelopes.labels(state.status.value).inc()
     headers = {"Preference-Applied": f"wait={wait_s:.0f}"} if wait_s > 0 else {}
     if is_batch:
-        return _answer_batch(call, states, headers)
+        return await _answer_batch(call, states, headers)
     return _answer_one(call, states[0], headers, with_proof=with_proof)
 
 
@@ -209,21 +210,23 @@ def _refuse(state: TransactionState, headers: dict[str, str]) -> Problem:
     )
 
 
-def _answer_batch(
+async def _answer_batch(
     call: Call, states: Sequence[TransactionState], headers: dict[str, str]
 ) -> Answer:
-    form = BatchForm(
-        read_height=call.final.header.height,
-        results=tuple(make_form(call, state) for state in states),
-    )
+    results = []
+    for position, state in enumerate(states):
+        if position % ITEMS_AT_ONCE == ITEMS_AT_ONCE - 1:
+            await trio.lowlevel.checkpoint()
+        results.append(make_form(call, state))
+    form = BatchForm(read_height=call.final.header.height, results=tuple(results))
     retries = [state.retry_after_ms for state in states if state.retry_after_ms is not None]
     if retries:
         headers = {**headers, **describe_retry(max(retries))}
     if len(retries) == len(states):
         # Nothing of it was taken. Otherwise the results say which envelopes to send again.
-        results = to_json(form)["results"]
+        refused = to_json(form)["results"]
         raise Problem(
-            states[0].code, states[0].message, headers=headers, extra={"results": results}
+            states[0].code, states[0].message, headers=headers, extra={"results": refused}
         )
     pending = any(state.status in PENDING for state in states)
     return Answer(form, HTTPStatus.ACCEPTED if pending else HTTPStatus.OK, headers)

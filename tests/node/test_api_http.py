@@ -12,9 +12,13 @@ import trio.testing
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from atpar.ledger.operations import Void
+from atpar.ledger.jsonform import to_json
+from atpar.ledger.operations import Decision, Void
+from atpar.ledger.records import Verdict
 from atpar.node.api import ROUTES
-from atpar.node.api_http import is_msgpack_body, wants_msgpack
+from atpar.node.api_forms import BatchForm, ProposalForm, TransactionForm
+from atpar.node.api_http import encode_answer, is_msgpack_body, to_plain, wants_msgpack
+from atpar.node.gateway import TxStatus
 from atpar.node.problems import API_STATUS, LEDGER_STATUS, ApiCode, Problem
 from tests.node.api_client import JSON, MSGPACK, Harness, encode
 
@@ -152,6 +156,56 @@ def test_any_accept_and_content_type_is_either_understood_or_refused(text: str) 
     for choose in (wants_msgpack, is_msgpack_body):
         with contextlib.suppress(Problem):
             assert choose(text) in (True, False)
+
+
+@pytest.mark.parametrize("count", [0, 1, 19, 20, 21, 400])
+@pytest.mark.parametrize("as_msgpack", [True, False])
+async def test_lists_of_any_length_are_encoded_like_short_ones(
+    count: int, as_msgpack: bool
+) -> None:
+    form = BatchForm(read_height=7, results=(UNKNOWN_FORM,) * count)
+    data = await encode_answer(form, as_msgpack=as_msgpack)
+    if as_msgpack:
+        assert data == msgspec.msgpack.encode(to_plain(form))
+    else:
+        assert data == msgspec.json.encode(to_json(form))
+
+
+@pytest.mark.parametrize("as_msgpack", [True, False])
+async def test_long_lists_of_wire_values_keep_their_field_names(as_msgpack: bool) -> None:
+    verdicts = tuple(Verdict(bytes([n]) * 32, Decision.APPROVE) for n in range(30))
+    form = ProposalForm(
+        proposal=bytes(32),
+        sender="ALFA/main",
+        ops=(),
+        bundle_hash=bytes(32),
+        placed_at_ms=0,
+        expires_at_ms=0,
+        makers=(bytes(32),) * 30,
+        verdicts=verdicts,
+        principals=(),
+    )
+    data = await encode_answer(form, as_msgpack=as_msgpack)
+    decoded = msgspec.msgpack.decode(data) if as_msgpack else msgspec.json.decode(data)
+    assert decoded == (to_plain(form) if as_msgpack else to_json(form))
+    assert decoded["verdicts"][3]["decision"] == "approve"
+
+
+UNKNOWN_FORM = TransactionForm(
+    read_height=7,
+    read_timestamp_ms=5,
+    status=TxStatus.UNKNOWN,
+    tx_hash=b"\1" * 32,
+    sender=None,
+    tx_id=None,
+    valid_until_ms=None,
+    code="OK",
+    message='"é\\',
+    height=None,
+    receipt=None,
+    retry_after_ms=None,
+    proof=None,
+)
 
 
 # ---- bodies
