@@ -7,7 +7,6 @@ what the story says, and leaves nothing running either way.
 
 import json
 import os
-import signal
 import subprocess
 import tempfile
 import textwrap
@@ -16,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import click
@@ -25,6 +23,7 @@ from atpar.cli.amounts import format_amount
 from atpar.cli.context import State, output_options, pass_state
 from atpar.cli.errors import EXIT_DONE, CliError, RefusedByLedger, WrongUsage
 from atpar.cli.output import Output, table
+from atpar.cli.testnet.lifecycle import ended_like_interrupted
 from atpar.cli.testnet.network import make_command, stop_network
 from atpar.cli.testnet.recipe import CNH, HKD, SCALE
 from atpar.cli.testnet.record import load_record
@@ -207,18 +206,13 @@ def _tell_story(stage: Stage) -> None:
 @contextmanager
 def _running(stage: Stage) -> Iterator[None]:
     """Run the network for as long as the context lasts, however it ends."""
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _start(stage)
-        yield
+        with ended_like_interrupted():
+            _start(stage)
+            yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
         if (stage.folder / "testnet.json").exists():
             stop_network(stage.folder, load_record(stage.folder))
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _start(stage: Stage) -> None:

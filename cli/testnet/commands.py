@@ -3,6 +3,7 @@
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from atpar.cli.output import table
 from atpar.cli.testnet import watch
 from atpar.cli.testnet.attester import attest_all, keep_attesting
 from atpar.cli.testnet.layout import create_testnet, list_container_seats
-from atpar.cli.testnet.lifecycle import bring_up, prepare, temporary_network
+from atpar.cli.testnet.lifecycle import (
+    bring_up,
+    ended_like_interrupted,
+    prepare,
+    temporary_network,
+)
 from atpar.cli.testnet.network import (
     NodeView,
     kill_node,
@@ -106,10 +112,12 @@ def up_command(
         for line in _introduce(folder, record):
             output.note(line)
     try:
-        watch.watch(record, output)
+        # Ctrl-C is how a person ends watching: no error.
+        with suppress(KeyboardInterrupt), ended_like_interrupted():
+            watch.watch(record, output)
     finally:
         stop_network(folder, load_record(folder))
-        output.note("stopped")
+        output.note(f"stopped; `atpar testnet up --dir {folder}` takes it up again")
 
 
 def _start(
@@ -386,14 +394,15 @@ def _run_in(state: State, folder: Path, **options: Any) -> int:
             kills=options["kills"], restarts=options["restarts"], listed=options["faults"]
         ),
     )
-    with temporary_network(
+    network = temporary_network(
         folder,
         state.output.done,
         validators=order.validators,
         load_accounts=order.load_accounts,
         attest=True,
         workers=options["workers"],
-    ) as record:
+    )
+    with ended_like_interrupted(), network as record:
         report = measure(folder, record, order, say=state.output.note)
     state.output.show(report.as_json(), report.list_lines())
     for broken in report.list_broken():

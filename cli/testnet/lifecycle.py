@@ -2,10 +2,13 @@
 share, and the way back.
 """
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGHUP, SIGTERM
+from types import FrameType
 
 from atpar.cli.errors import ConfigurationProblem
 from atpar.cli.testnet.attester import attest_all
@@ -79,6 +82,21 @@ def bring_up(folder: Path, record: TestnetRecord, say: Say, *, attest: bool) -> 
     wait_height(folder, record, height)
     step(f"block {height} final")
     return record
+
+
+@contextmanager
+def ended_like_interrupted() -> Iterator[None]:
+    """Treat a request to end, or a closed terminal, like Ctrl-C: what was started is stopped."""
+    previous = {number: signal.signal(number, _interrupt) for number in (SIGTERM, SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager

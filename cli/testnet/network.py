@@ -1,5 +1,6 @@
 """Running a testnet's processes: start, wait for the first final block, kill, restart, stop."""
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from atpar.cli.testnet.processes import (
 from atpar.cli.testnet.record import TestnetRecord, ValidatorRecord, load_record, save_record
 
 START_TIMEOUT_S: Final = 60.0
+INTERRUPTIONS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ATTEST_EVERY_S: Final = "600"
 LAUNCHER: Final = "import sys; from atpar.cli.main import main; sys.exit(main())"
 """Runs `atpar` with this very interpreter, wherever its script was installed."""
@@ -222,7 +224,12 @@ def stop_network(folder: Path, record: TestnetRecord) -> int:
     if record.attester is not None:
         processes.insert(0, record.attester)
     running = [process for process in processes if process is not None and is_running(process)]
-    stop(running)
+    # A second Ctrl-C must not leave half of them running; it is heard afterwards.
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTIONS)
+    try:
+        stop(running)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
     release_ports(record.port_base, owner=folder)
     return len(running)
 
