@@ -137,8 +137,20 @@ def _decode_json_batch(listed: msgspec.Raw, fields: dict[str, msgspec.Raw]) -> l
 async def _submit(call: Call, envelopes: list[bytes]) -> list[TransactionState]:
     """Return one state per envelope; past the submit timeout what can be said without the node."""
     with trio.move_on_after(call.context.options.submit_timeout_s):
-        return list(await call.gateway.submit(envelopes))
+        states = await call.gateway.submit(envelopes)
+        return [_add_ids(raw, state) for raw, state in zip(envelopes, states, strict=True)]
     return [_state_undecided(raw) for raw in envelopes]
+
+
+def _add_ids(raw: bytes, state: TransactionState) -> TransactionState:
+    """Return the state with the transaction's ids, also where the node did not look at it."""
+    if state.code is not Code.NOT_READY or state.tx_id is not None:
+        return state
+    known = _state_undecided(raw)
+    if known.status is TxStatus.REJECTED:
+        return state
+    body = {"tx_hash": known.tx_hash, "sender": known.sender, "tx_id": known.tx_id}
+    return replace(state, valid_until_ms=known.valid_until_ms, **body)
 
 
 def _state_undecided(raw: bytes) -> TransactionState:

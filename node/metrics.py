@@ -5,7 +5,13 @@ values come from closed sets (registered participants, route templates, reasons 
 never from a request, so the number of series is bounded.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -24,6 +30,8 @@ class Metrics:
     """The metrics of one node. Owners set and observe the attributes; `render` exports them."""
 
     def __init__(self) -> None:
+        # The time at which each series began would double their number.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=True)
         self._declare_chain()
         self._declare_transactions()

@@ -168,6 +168,14 @@ class FakeGateway:
         return [self._submit_one(raw) for raw in envelopes]
 
     def _submit_one(self, raw: bytes) -> Submission:
+        if self.state is not NodeState.READY:
+            return TransactionState(
+                tx_hash=b"",
+                status=TxStatus.REJECTED,
+                code=Code.NOT_READY,
+                message="catching up",
+                retry_after_ms=1_000,
+            )
         try:
             tx = decode_transaction(raw)
         except NonCanonical as error:
@@ -179,8 +187,6 @@ class FakeGateway:
             return self._make_state(tx, TxStatus.REJECTED, refusal.code, refusal.message)
 
     def _admit(self, tx: Transaction) -> Submission:
-        if self.state is not NodeState.READY:
-            return self._reject(tx, Code.NOT_READY, "catching up", 1_000)
         body = tx.body
         used = get_tx_record(self.world.view, body.sender, body.tx_id)
         if used is not None:

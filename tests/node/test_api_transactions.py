@@ -169,13 +169,18 @@ async def test_full_mempool_is_429_with_retry_after(harness: Harness) -> None:
     assert response.headers["retry-after"] == "2"
 
 
-async def test_node_that_is_not_ready_is_503_with_retry_after(harness: Harness) -> None:
+async def test_node_that_is_not_ready_is_503_with_retry_after_and_the_ids(
+    harness: Harness,
+) -> None:
     harness.gateway.state = NodeState.CATCHING_UP
-    response = await harness.client.post(
-        "/v1/transactions", json={"envelope": encode(pay(harness.world))}
-    )
-    assert harness.check(response, 503)["code"] == "NOT_READY"
+    tx = pay(harness.world)
+    response = await harness.client.post("/v1/transactions", json={"envelope": encode(tx)})
+    problem = harness.check(response, 503)
+    assert (problem["code"], problem["tx_id"]) == ("NOT_READY", tx.body.tx_id.hex())
+    assert problem["tx_hash"] == tx.hash.hex()
     assert response.headers["retry-after"] == "1"
+    problem = await harness.submit(b"junk", status=503)
+    assert (problem["code"], problem["tx_id"]) == ("NOT_READY", None)
 
 
 async def test_node_too_busy_to_judge_answers_202_unknown_with_ids(

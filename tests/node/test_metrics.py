@@ -50,3 +50,7 @@ def test_finality_buckets_tell_a_hundred_milliseconds_from_half_a_second() -> No
     assert 'atpar_finality_seconds_bucket{le="0.08"} 0.0' in text
     assert 'atpar_finality_seconds_bucket{le="0.1"} 1.0' in text
     assert 'atpar_finality_seconds_bucket{le="0.5"} 1.0' in text
+
+
+def test_no_series_but_the_declared_ones_are_exported() -> None:
+    assert "_created" not in Metrics().render().decode()
