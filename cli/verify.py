@@ -16,8 +16,8 @@ from atpar.cli.output import TICK, clean, fields, table
 from atpar.ledger.codes import MEANINGS, Code
 from atpar.ledger.errors import NonCanonical, ProofInvalid
 from atpar.ledger.jsonform import operation_name, to_json
+from atpar.ledger.limits import MAX_PROOF_BYTES
 from atpar.ledger.proofs import (
-    MAX_PROOF_BYTES,
     PROOF_FILE,
     AccountClaim,
     Claim,

@@ -69,6 +69,17 @@ PARAM_RANGES: Final = {
 # The state tree.
 TREE_FANOUT: Final = 16
 MAX_TREE_DEPTH: Final = 64
+MAX_TREE_KEY_BYTES: Final = 255
+"""A key has 1 to 255 bytes: its length is one byte in hashes and in nodes."""
+MAX_TREE_ID_BYTES: Final = 15
+
+# Proofs.
+MAX_PROOF_BYTES: Final = 64 * 1024 * 1024
+MAX_PROOF_HEADERS: Final = 4_096
+"""Blocks that one finalization may finalise in a proof."""
+MAX_EPOCH_STEPS: Final = 10_000
+MAX_LISTED_IDS: Final = 200_000
+"""Used ids that one expiry proof may list."""
 
 assert MAX_TRANSACTION_BYTES < MAX_BLOCK_BYTES
 assert MAX_OPS_PER_TRANSACTION <= MAX_BLOCK_OPS

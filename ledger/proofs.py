@@ -44,7 +44,16 @@ from atpar.ledger.genesis import GenesisDocument, compute_chain_id
 from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.ids import EMPTY_BUCKET, extend_bucket
 from atpar.ledger.jsonform import JsonInvalid, from_json, parse_json, to_json
-from atpar.ledger.limits import HOUR_MS, MAX_BLOCK_TRANSACTIONS
+from atpar.ledger.limits import (
+    HOUR_MS,
+    MAX_ASSETS,
+    MAX_BLOCK_TRANSACTIONS,
+    MAX_EPOCH_STEPS,
+    MAX_LISTED_IDS,
+    MAX_PROOF_BYTES,
+    MAX_PROOF_HEADERS,
+    MAX_TREE_KEY_BYTES,
+)
 from atpar.ledger.merkle import verify_path
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import (
@@ -75,13 +84,6 @@ from atpar.ledger.types import AccountId, AssetCode, Hash, TimeMs, Uuid
 T = TypeVar("T")
 
 FORMAT: Final = "atpar-proof/1"
-MAX_PROOF_BYTES: Final = 64 * 1024 * 1024
-MAX_PROOF_HEADERS: Final = 4_096
-"""Blocks that one finalization may finalise in a proof."""
-MAX_EPOCH_STEPS: Final = 10_000
-MAX_PROVEN_BALANCES: Final = 1_000
-MAX_LISTED_IDS: Final = 200_000
-"""Used ids that one expiry proof may list."""
 _MAX_PATH: Final = (MAX_BLOCK_TRANSACTIONS - 1).bit_length()
 _SECTIONS: Final = {section.id: section for section in PROVEN_SECTIONS}
 
@@ -196,9 +198,7 @@ class AccountProof(Wire, frozen=True, tag=2):
     """What an account holds, next to what all accounts hold, the supply and the reserve."""
 
     account: AccountId
-    balances: Annotated[
-        tuple[BalanceProof, ...], Meta(min_length=1, max_length=MAX_PROVEN_BALANCES)
-    ]
+    balances: Annotated[tuple[BalanceProof, ...], Meta(min_length=1, max_length=MAX_ASSETS)]
     """In ascending order of asset."""
     table: StateTable
     finality: FinalityProof
@@ -215,7 +215,7 @@ class RecordProof(Wire, frozen=True, tag=4):
     """One record of a section, or that there is none under a key."""
 
     section: Annotated[int, Meta(ge=0, le=255)]
-    key: Annotated[bytes, Meta(min_length=1, max_length=255)]
+    key: Annotated[bytes, Meta(min_length=1, max_length=MAX_TREE_KEY_BYTES)]
     proof: TreeProof
     table: StateTable
     finality: FinalityProof

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from atpar.ledger.blocks import Block
 from atpar.ledger.codec import encode
 from atpar.ledger.commitment import read_state_table
+from atpar.ledger.limits import MAX_LISTED_IDS
 from atpar.ledger.merkle import build_path
 from atpar.ledger.proofs import (
     FORMAT,
-    MAX_LISTED_IDS,
     AccountProof,
     BalanceProof,
     EpochStep,

@@ -38,15 +38,16 @@ from msgspec import Meta
 from atpar.ledger.codec import Wire, encode
 from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.hashing import HashTag, compute_hash
-from atpar.ledger.limits import MAX_SUM, MAX_TREE_DEPTH, TREE_FANOUT
+from atpar.ledger.limits import (
+    MAX_ASSETS,
+    MAX_SUM,
+    MAX_TREE_DEPTH,
+    MAX_TREE_ID_BYTES,
+    MAX_TREE_KEY_BYTES,
+    TREE_FANOUT,
+)
 from atpar.ledger.state import Overlay, View
 from atpar.ledger.types import ZERO_HASH, AssetCode, Hash, TimeMs
-
-MAX_ASSET_ROWS: Final = 10_000
-"""Assets that one state table can list."""
-MAX_KEY_BYTES: Final = 255
-"""A key has 1 to 255 bytes: its length is one byte in hashes and in nodes."""
-MAX_TREE_ID_BYTES: Final = 15
 
 _ID_AT: Final = len(HashTag.NODE.value)
 _OCCUPANCY_AT: Final = _ID_AT + 1 + MAX_TREE_ID_BYTES
@@ -160,8 +161,8 @@ def _prepare(tree: bytes, changes: Iterable[TreeChange]) -> list[_Item]:
     head, root_key = _compute_head(HashTag.LEAF, tree), _compute_node_key(tree)
     by_path: dict[bytes, _Item] = {}
     for key, value, amount in changes:
-        if not 1 <= len(key) <= MAX_KEY_BYTES:
-            raise AssertionError(f"key of {len(key)} bytes, expected 1 to {MAX_KEY_BYTES}")
+        if not 1 <= len(key) <= MAX_TREE_KEY_BYTES:
+            raise AssertionError(f"key of {len(key)} bytes, expected 1 to {MAX_TREE_KEY_BYTES}")
         if not 0 <= amount <= MAX_SUM:
             raise AssertionError(f"amount {amount} is outside 0..{MAX_SUM}")
         path = root_key + sha256(_KEY_PREFIX + key).hexdigest().encode().translate(_NIBBLES)
@@ -423,7 +424,7 @@ class TreeStep(Wire, frozen=True):
 class TreeLeaf(Wire, frozen=True):
     """One entry of a tree."""
 
-    key: Annotated[bytes, Meta(min_length=1, max_length=MAX_KEY_BYTES)]
+    key: Annotated[bytes, Meta(min_length=1, max_length=MAX_TREE_KEY_BYTES)]
     value: bytes
     amount: Sum
 
@@ -552,7 +553,7 @@ class StateTable(Wire, frozen=True):
 
     sections: Annotated[tuple[SectionRoot, ...], Meta(max_length=256)]
     """In ascending order of section number."""
-    assets: Annotated[tuple[AssetRow, ...], Meta(max_length=MAX_ASSET_ROWS)]
+    assets: Annotated[tuple[AssetRow, ...], Meta(max_length=MAX_ASSETS)]
     """In ascending order of code."""
 
 

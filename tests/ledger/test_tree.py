@@ -13,12 +13,10 @@ from msgspec.structs import replace
 from atpar.ledger import tree as tree_module
 from atpar.ledger.codec import Codec, encode
 from atpar.ledger.errors import NonCanonical, ProofInvalid
-from atpar.ledger.limits import MAX_SUM, MAX_TREE_DEPTH
+from atpar.ledger.limits import MAX_SUM, MAX_TREE_DEPTH, MAX_TREE_ID_BYTES, MAX_TREE_KEY_BYTES
 from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay
 from atpar.ledger.tree import (
     EMPTY_ROOT,
-    MAX_KEY_BYTES,
-    MAX_TREE_ID_BYTES,
     AssetRow,
     SectionRoot,
     TreeChange,
@@ -318,9 +316,9 @@ def test_boundary_between_key_and_value_is_hashed() -> None:
 
 
 def test_keys_have_1_to_255_bytes() -> None:
-    kept = Kept({b"k": (b"", 0), b"x" * MAX_KEY_BYTES: (b"v" * 1_000, 1)})
+    kept = Kept({b"k": (b"", 0), b"x" * MAX_TREE_KEY_BYTES: (b"v" * 1_000, 1)})
     kept.check()
-    for key in (b"", b"x" * (MAX_KEY_BYTES + 1)):
+    for key in (b"", b"x" * (MAX_TREE_KEY_BYTES + 1)):
         with pytest.raises(AssertionError, match="key of"):
             kept.apply([TreeChange(key, b"v", 1)])
 
