@@ -110,11 +110,16 @@ class VoteBook:
             if self._me not in state.get_votes(type(vote)):
                 self._add(state, self._me, vote, is_verified=True)
 
-    def absorb(self, certificate: Certificate) -> None:
-        """Count a checked certificate's votes, so that a conflicting vote is noticed."""
+    def absorb(self, certificate: Certificate, *, is_journaled: bool = False) -> None:
+        """Count a checked certificate's votes, so that a conflicting vote is noticed.
+
+        A certificate out of the own journal proves nothing against that journal: compaction keeps
+        the latest finalization and drops the votes that it covers.
+        """
         state = self.get_or_add(get_statement(certificate).view)
         for signer, vote in split_certificate(certificate, self._validators).items():
-            if signer == self._me and not self._gate.has_cast(vote):
+            is_missing = signer == self._me and not self._gate.has_cast(vote)
+            if is_missing and not is_journaled:
                 self.close_gate(f"{type(vote).__name__} in view {state.view}, in a certificate")
             for earlier in find_conflicts(state, signer, vote):
                 self._accuse(state, signer, earlier, vote)

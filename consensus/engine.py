@@ -81,7 +81,7 @@ class Engine(EpochState):
     def restore_certificate(self, certificate: Certificate) -> None:
         """Take back a certificate from the journal; it was checked before it was written."""
         if get_statement(certificate).view > self.chain.view:
-            self.book.absorb(certificate)
+            self.book.absorb(certificate, is_journaled=True)
             self._accept(certificate, is_new=False)
 
     def restore_verdict(self, proposition: Proposition) -> None:
@@ -90,6 +90,7 @@ class Engine(EpochState):
 
     def begin(self) -> None:
         """Enter the first open view."""
+        self.restored_view = self.chain.view
         self._enter(self.chain.view + 1)
 
     # ---- inputs ----------------------------------------------------------------------------
@@ -251,6 +252,16 @@ class Engine(EpochState):
             self._time_out("not certified")
         if pace.retry_at is not None and now >= pace.retry_at:
             self._repeat()
+
+    def take_loss(self, peer: PeerId) -> None:
+        """Take in that the connection to a validator broke: do not wait for what it would lead."""
+        index = self.validators.get_index(peer)
+        if index is None or index == self.me:
+            return
+        self.pace.lose(index, self.now_ms)
+        state = self.book.views.get(self.view)
+        if (state is None or state.proposal is None) and self.is_skippable(self.view):
+            self._want_nullify("leader lost")
 
     def open_gate(self) -> None:
         """Begin to vote: enough peers confirm that the journal misses nothing."""

@@ -87,6 +87,14 @@ class Pacemaker:
                 self._heard_ms = [active] * self._size
         self._heard_ms[index] = active
 
+    def lose(self, index: int, now_ms: int) -> None:
+        """Note that the connection to a validator broke: as silent as one can be, until it votes.
+
+        Whoever is dead is known at once on most networks. A wrong guess costs what a false
+        suspicion costs: views of that leader, until its next vote arrives.
+        """
+        self._heard_ms[index] = self._get_active(now_ms) - self._timing.skip_timeout_ms - 1
+
     def is_inactive(self, index: int, now_ms: int) -> bool:
         """Return whether a validator has been silent for the skip timeout while Q were heard."""
         active = self._get_active(now_ms)

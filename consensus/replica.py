@@ -53,11 +53,12 @@ Deviations from the paper (Chan and Pass, 2023), each argued
    nullifies (one is honest), a leader that counts as inactive, a failed build. All only save time:
    nullify is allowed whenever finalize was not sent.
 5. *Skip-ahead.* On entering v one also nullifies the following views while their leaders count as
-   inactive: silent beyond the skip timeout while Q are heard. So dead leaders cost nothing once
-   they are known, instead of one timeout each. Safety does not depend on when a nullify is signed.
-   It cannot run away: a nullification above the current view is held and never jumped to, votes
-   count for at most n views ahead, fewer than Q audible means nobody counts as inactive, and
-   nobody skips while n views are unfinalised.
+   inactive: silent beyond the skip timeout while Q are heard. A connection that broke counts as
+   such a silence at once, until a vote arrives. So dead leaders cost nothing once they are known,
+   instead of one timeout each. Safety does not depend on when a nullify is signed. It cannot run
+   away: a nullification above the current view is held and never jumped to, votes count for at
+   most n views ahead, fewer than Q audible means nobody counts as inactive, and nobody skips while
+   n views are unfinalised.
 6. *Rest.* The paper makes blocks for ever. Here a view rests, timers and silence clocks off, until
    there is something to order, a non-empty tip lacks finality, or the heartbeat is due. Proposals,
    f + 1 nullifies or one's own nullify wake it, so one validator's rest never holds up the others.
@@ -335,6 +336,7 @@ class Replica:
                 self._greet(peer)
             case PeerDisconnected(peer):
                 self._catchup.disconnect(peer, self._now_ms)
+                engine.take_loss(peer)
             case EpochOpened(start):
                 self._cross(start)
             case _:

@@ -61,7 +61,8 @@ class EpochState:
         self.boundary_height = start.height + config.epoch_blocks
         self.chain = FinalChain(tip)
         self.restored_view = tip.view
-        """The final view at the start: the journal holds every own vote above it."""
+        """The final view at the start: the journal holds every own vote above it, and below it
+        nothing is ever signed again."""
         self.pool = BodyPool()
         self.book = VoteBook(
             chain_id=config.chain_id,

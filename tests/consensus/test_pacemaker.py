@@ -79,6 +79,29 @@ def test_hearing_someone_ends_the_inactivity() -> None:
     assert not pace.is_inactive(3, 3_501)
 
 
+def test_a_lost_connection_is_inactive_at_once_until_a_vote_is_heard() -> None:
+    pace = make_pace()
+    awake(pace, 0)
+    for index in (1, 2, 3):
+        pace.hear(index, 100)
+    pace.lose(3, 101)
+    assert pace.is_inactive(3, 101)
+    assert not pace.is_inactive(2, 101)
+    pace.hear(3, 102)
+    assert not pace.is_inactive(3, 102)
+
+
+def test_lost_connections_beyond_a_quorum_make_nobody_inactive() -> None:
+    pace = make_pace()
+    awake(pace, 0)
+    for index in (1, 2, 3):
+        pace.hear(index, 100)
+    pace.lose(3, 101)
+    pace.lose(2, 101)
+    assert not pace.is_inactive(3, 101)
+    assert not pace.is_inactive(2, 101)
+
+
 def test_timers_are_off_until_the_view_wakes() -> None:
     pace = make_pace()
     pace.enter(100)

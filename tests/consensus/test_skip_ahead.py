@@ -2,6 +2,7 @@
 
 import pytest
 
+from atpar.consensus.events import PeerDisconnected
 from atpar.consensus.messages import Nullify
 from tests.consensus.cluster import Cluster, Link
 from tests.consensus.solo import Solo
@@ -38,6 +39,27 @@ def test_run_of_silent_leaders_is_nullified_on_entering_the_view_before() -> Non
     solo.hear(solo.others[0], solo.nullification(1))
     assert solo.replica.view == 2
     assert solo.nullified() == [3, 4]
+
+
+def test_view_is_given_up_at_once_when_its_leader_is_lost() -> None:
+    solo = Solo(size=7)
+    solo.pend()
+    dead = solo.leader(solo.replica.view)
+    for name in solo.others:
+        if name != dead:
+            solo.hear(name, solo.finalize(name, solo.about(2, name.encode())))
+    solo.log.clear()
+    solo.give(PeerDisconnected(dead))
+    assert solo.nullified() == [solo.replica.view]
+
+
+def test_losing_another_than_the_leader_gives_nothing_up() -> None:
+    solo = Solo(size=7)
+    solo.pend()
+    other = next(n for n in solo.others if n != solo.leader(solo.replica.view))
+    solo.log.clear()
+    solo.give(PeerDisconnected(other))
+    assert solo.nullified() == []
 
 
 def test_nobody_is_skipped_when_fewer_than_a_quorum_are_heard() -> None:
