@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from msgspec.structs import replace
 
-from atpar.ledger import records
+from atpar.ledger import limits, records
 from atpar.ledger.blocks import compute_digest
 from atpar.ledger.certificates import Proposition
 from atpar.ledger.codec import encode
@@ -44,7 +44,16 @@ from atpar.ledger.proving import (
     build_record_proof,
     build_solvency_proof,
 )
-from atpar.ledger.tree import AssetRow, StateTable
+from atpar.ledger.state import Base, MemoryBacking, Overlay
+from atpar.ledger.tree import (
+    AssetRow,
+    StateTable,
+    TreeChange,
+    compute_asset_tree,
+    compute_state_root,
+    prove,
+    update_tree,
+)
 from tests.ledger.finality import (
     finalize,
     get_trust,
@@ -463,7 +472,6 @@ def test_state_in_which_balances_exceed_supply_is_refused_though_certified() -> 
     world = shared()
     table = build_solvency_proof(world.view, final()).table
     unsound = replace(table, assets=(replace(table.assets[0], supply=table.assets[0].supply + 1),))
-    from atpar.ledger.tree import compute_state_root
 
     header = replace(world.header, state_root=compute_state_root(unsound.sections, unsound.assets))
     finality = FinalityProof(sign_finalization(world.chain_id, propose(header)), (header,))
@@ -494,14 +502,6 @@ def test_balance_that_counts_less_than_it_says_is_refused() -> None:
 
 
 def test_certified_leaf_whose_amount_is_not_its_balance_is_refused() -> None:
-    from atpar.ledger.state import Base, MemoryBacking, Overlay
-    from atpar.ledger.tree import (
-        TreeChange,
-        compute_asset_tree,
-        compute_state_root,
-        prove,
-        update_tree,
-    )
 
     world, value = shared(), encode(records.Balance(500, 0, 0, 0, 0, 0))
     overlay = Overlay(Base(MemoryBacking()))
@@ -595,3 +595,85 @@ def test_digest_of_a_proposition_must_be_that_of_the_first_header() -> None:
     wrong = Proposition(header.epoch, header.view, 0, compute_digest(list_headers(world)[4]))
     with pytest.raises(ProofInvalid, match=r"headers\[0\]: not the block"):
         check(FinalityProof(sign_finalization(world.chain_id, wrong), (header,)))
+
+
+# ---- bounds, at the limit and one past it
+
+
+def refused_in_bytes(file: ProofFile) -> bool:
+    try:
+        PROOF_FILE.decode(encode(file))
+    except NonCanonical:
+        return True
+    return False
+
+
+def with_count(what: str, count: int) -> ProofFile:
+    """Return a well-formed file, true or not, with so many entries in one place."""
+    receipt, account, expiry = receipt_proof(), PROOFS["account"](), expiry_proof()
+    assert isinstance(account, AccountProof)
+    (header,) = receipt.finality.headers
+    match what:
+        case "headers":
+            return build_proof_file(
+                replace(receipt, finality=replace(receipt.finality, headers=(header,) * count))
+            )
+        case "epochs":
+            step = make_steps()[0]
+            small = replace(step, validators=make_set(1, ()))
+            return build_proof_file(receipt, [small] * count)
+        case "path":
+            return build_proof_file(replace(receipt, tx_path=(bytes(32),) * count))
+        case "balances":
+            return build_proof_file(replace(account, balances=account.balances[:1] * count))
+        case "assets":
+            table = replace(account.table, assets=account.table.assets[:1] * count)
+            return build_proof_file(replace(account, table=table))
+        case _:
+            return build_proof_file(replace(expiry, used=expiry.used[:1] * count))
+
+
+@pytest.mark.parametrize(
+    ("what", "limit"),
+    [
+        ("headers", limits.MAX_PROOF_HEADERS),
+        ("epochs", limits.MAX_EPOCH_STEPS),
+        ("path", 14),
+        ("balances", limits.MAX_ASSETS),
+        ("assets", limits.MAX_ASSETS),
+        ("used", limits.MAX_LISTED_IDS),
+    ],
+)
+def test_number_of_entries_is_bounded(what: str, limit: int) -> None:
+    assert not refused_in_bytes(with_count(what, limit))
+    assert refused_in_bytes(with_count(what, limit + 1))
+
+
+def test_proof_without_headers_or_balances_is_refused() -> None:
+    assert refused_in_bytes(with_count("headers", 0))
+    assert refused_in_bytes(with_count("balances", 0))
+
+
+def test_file_longer_than_the_bound_is_refused_unread() -> None:
+    with pytest.raises(NonCanonical, match="at most"):
+        PROOF_FILE.decode(bytes(limits.MAX_PROOF_BYTES + 1))
+    with pytest.raises(ProofInvalid, match="at most"):
+        parse_proof(bytes(2 * limits.MAX_PROOF_BYTES + 1))
+
+
+def test_expiry_proof_is_left_out_where_the_list_is_too_long() -> None:
+    overlay = Overlay(shared().view)
+    hour = records.hour_key(START_MS + HOUR_MS + 5)
+    bucket = overlay.get(records.ID_BUCKETS, hour)
+    assert bucket is not None
+    overlay.put(records.ID_BUCKETS, hour, replace(bucket, count=limits.MAX_LISTED_IDS + 1))
+    assert (
+        build_expiry_proof(
+            overlay,
+            sender="ALFA/main",
+            tx_id=bytes(16),
+            valid_until_ms=START_MS + HOUR_MS + 5,
+            finality=final(),
+        )
+        is None
+    )
