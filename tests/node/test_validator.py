@@ -755,11 +755,11 @@ def forge_proposal(
 
 
 def deliver_forged(cluster: Cluster, leader: str, message: bytes) -> list[Node]:
-    """Silence the leader, and let all others see its forged proposal."""
-    cluster.crash(leader)
+    """Let all others see the leader's forged proposal, and silence the leader."""
     honest = [node for node in cluster.nodes.values() if node.code != leader]
     for node in honest:
         cluster._put(node, actions.PeerFrame(leader, Lane.PROPOSALS, message))
+    cluster.crash(leader)
     cluster.run(100)
     return honest
 
