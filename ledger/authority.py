@@ -60,7 +60,6 @@ from atpar.ledger.records import (
     RESERVES,
     TX_IDS,
     VALIDATORS,
-    AccountStatus,
     Asset,
     Params,
     TxRecord,
@@ -173,13 +172,15 @@ def find_tx_record(view: View, sender: str, tx_id: bytes) -> TxRecord | None:
 def get_policy(view: View, account_id: str) -> Policy:
     """Return the policy that speaks for an account.
 
+    A closed account's policy still speaks; what it may still do is for the rules to say.
+
     Raises:
-        Refused: UNKNOWN_ACCOUNT, also when it is closed.
+        Refused: UNKNOWN_ACCOUNT.
     """
     if account_id == GOVERNANCE:
         return derive_governance(get_validators(view))
     account = view.get(ACCOUNTS, account_id.encode())
-    if account is None or account.status is AccountStatus.CLOSED:
+    if account is None:
         raise Refused(Code.UNKNOWN_ACCOUNT, f"no account {account_id}")
     return account.policy
 
@@ -311,13 +312,12 @@ def _examine(view: View, ops: Sequence[Operation]) -> Bundle:
     return Bundle(frozenset(targets), frozenset(new_keys), frozenset(voices))
 
 
-def find_unmet(
-    view: View, ops: Sequence[Operation], signers: AbstractSet[bytes]
-) -> tuple[list[str], Unresolved]:
-    """Return the principals of a bundle that the signers do not satisfy, and what cannot run."""
+def find_unmet(view: View, ops: Sequence[Operation], signers: AbstractSet[bytes]) -> list[str]:
+    """Return the principals of an examined bundle that the signers do not satisfy."""
     tally = _Tally(view, signers)
     tally.demand_all(ops)
-    return tally.unmet, tally.unresolved
+    assert not tally.unresolved, tally.unresolved
+    return tally.unmet
 
 
 def compute_bundle_hash(ops: Sequence[Operation], expires_at_ms: int) -> bytes:

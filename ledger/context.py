@@ -53,7 +53,7 @@ class Context:
         self.departed: list[str] = []
         """Accounts of which something ended in this transaction: closing ones may end."""
         self.tx: Transaction | None = None
-        self.apply: Callable[[Context, Operation], None] = _no_apply
+        self.apply: Callable[[Context, Operation], None] | None = None
         """Applies any operation: how an approval runs its bundle."""
         self.bundle_entry: tuple[str, bytes, int] | None = None
         """Inside a bundle: who proposed it, its proposal id, the index of the operation in it."""
@@ -90,10 +90,6 @@ class Context:
             return compute_entry_id(tag, *self.bundle_entry)
         assert self.tx is not None
         return compute_entry_id(tag, self.sender, self.tx.body.tx_id, self.op_index)
-
-
-def _no_apply(_ctx: Context, op: Operation) -> None:
-    raise AssertionError(f"nobody said how to apply {op}")
 
 
 def compute_entry_id(tag: HashTag, sender: str, tx_id: bytes, op_index: int) -> bytes:

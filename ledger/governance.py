@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from msgspec.structs import astuple, replace
 
 from atpar.ledger.authority import (
-    Unresolved,
     compute_bundle_hash,
     examine_bundle,
     find_unmet,
@@ -129,27 +128,22 @@ def apply_approve(ctx: Context, op: Approve) -> None:
     decided = replace(proposal, verdicts=(*proposal.verdicts, *added))
     if op.decision is Decision.REJECT:
         against = {v.key for v in decided.verdicts if v.decision is Decision.REJECT}
-        unmet, _ = find_unmet(ctx.overlay, proposal.ops, voices - against)
-        if unmet:
+        if find_unmet(ctx.overlay, proposal.ops, voices - against):
             _close(ctx, op.proposal, proposal)
             return
     else:
         approving = {v.key for v in decided.verdicts if v.decision is Decision.APPROVE}
-        unmet, unresolved = find_unmet(ctx.overlay, proposal.ops, approving)
-        if not unmet:
+        if not find_unmet(ctx.overlay, proposal.ops, approving):
             _close(ctx, op.proposal, proposal)
-            _run_bundle(ctx, op.proposal, proposal, unresolved)
+            _run_bundle(ctx, op.proposal, proposal)
             return
     ctx.overlay.put(PROPOSALS, op.proposal, decided)
 
 
-def _run_bundle(
-    ctx: Context, proposal_id: bytes, proposal: Proposal, unresolved: Unresolved
-) -> None:
+def _run_bundle(ctx: Context, proposal_id: bytes, proposal: Proposal) -> None:
     """Run a bundle in place of the approval; a failure fails the whole transaction."""
+    assert ctx.apply is not None
     for index, op in enumerate(proposal.ops):
-        if index in unresolved:
-            raise unresolved[index]
         ctx.bundle_entry = (proposal.sender, proposal_id, index)
         ctx.apply(ctx, op)
     ctx.bundle_entry = None

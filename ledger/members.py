@@ -109,6 +109,8 @@ def apply_update_account(ctx: Context, op: UpdateAccount) -> None:
     account = ctx.overlay.get(ACCOUNTS, key)
     if account is None:
         raise Refused(Code.UNKNOWN_TARGET, f"{op.account} has no policy of its own")
+    if account.status is AccountStatus.CLOSED:
+        raise Refused(Code.ACCOUNT_CLOSED, f"{op.account} is closed")
     if op.change is AccountChange.RECOVER:
         _schedule_recovery(ctx, op, account)
         return

@@ -41,11 +41,6 @@ def share_key(first: Policy, second: Policy) -> bytes | None:
     return next((entry.key for entry in second.keys if entry.key in keys), None)
 
 
-def compute_weight(policy: Policy, signers: frozenset[bytes] | set[bytes]) -> int:
-    """Return what the signers' keys weigh together under a policy."""
-    return sum(entry.weight for entry in policy.keys if entry.key in signers)
-
-
 def check_keys(
     view: View,
     participant: str,

@@ -117,8 +117,7 @@ def list_assets(view: View) -> Iterator[tuple[str, Asset]]:
 def find_account_faults(view: View, account_id: str) -> Iterator[RoleFault]:
     """Yield what is broken in the roles an account plays, after its policy changed."""
     account = view.get(ACCOUNTS, account_id.encode())
-    if account is None:
-        return
+    assert account is not None, account_id
     if account_id == admin_of(participant_of(account_id)) and not needs_two_keys(account.policy):
         yield RoleFault(Code.POLICY_WEAK, "policy", "one key alone reaches the threshold")
     for _, asset in list_assets(view):

@@ -12,6 +12,7 @@ from atpar.ledger.operations import (
     Redeem,
     SetAsset,
     UpdateAccount,
+    Void,
     WeightedKey,
 )
 from atpar.ledger.reads import get_account, get_key_owner
@@ -136,8 +137,9 @@ def test_an_empty_account_closes_at_once_and_for_ever(world: World) -> None:
     assert close(world, "ALFA/other") is Code.OK
     assert status(world, "ALFA/other") is AccountStatus.CLOSED
     assert world.run(transfer("ALFA/main", "ALFA/other", 1)) is Code.CREDITOR_REFUSED
-    assert close(world, "ALFA/other") is Code.UNKNOWN_ACCOUNT
-    assert world.run(transfer("ALFA/other", "ALFA/main", 1)) is Code.UNKNOWN_ACCOUNT
+    assert close(world, "ALFA/other") is Code.ACCOUNT_CLOSED
+    assert world.run(transfer("ALFA/other", "ALFA/main", 1)) is Code.ACCOUNT_CLOSED
+    assert world.run(Void(), sender="ALFA/other") is Code.OK
 
 
 def test_closing_refuses_credits_at_once_and_ends_with_the_last_unit(world: World) -> None:
@@ -164,7 +166,7 @@ def test_a_redemption_keeps_an_account_open_until_it_is_burned(world: World) -> 
     assert world.burn(redemption) is Code.OK
     assert status(world, "ALFA/main") is AccountStatus.CLOSED
     op = Redeem(HKD, "ALFA/main", 1, bytes(32))
-    assert world.run(op) is Code.UNKNOWN_ACCOUNT
+    assert world.run(op) is Code.ACCOUNT_CLOSED
 
 
 def test_a_claim_keeps_an_account_open_until_it_is_gone(world: World) -> None:
@@ -310,4 +312,6 @@ def test_a_closed_account_is_not_recovered(world: World) -> None:
     account = get_account(world.view, "ALFA/other")
     assert account is not None
     assert (account.status, account.pending) == (AccountStatus.CLOSED, None)
-    assert world.run(op, sender="ALFA/admin", keys=RECOVERERS) is Code.UNKNOWN_ACCOUNT
+    assert world.run(op, sender="ALFA/admin", keys=RECOVERERS) is Code.ACCOUNT_CLOSED
+    nobody = recover("ALFA/nobody")
+    assert world.run(nobody, sender="ALFA/admin", keys=RECOVERERS) is Code.UNKNOWN_ACCOUNT

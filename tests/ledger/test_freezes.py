@@ -104,6 +104,8 @@ def test_an_order_is_lifted_once(world: World) -> None:
     assert get_freeze(world.view, freeze) is None
     assert world.unfreeze(freeze) is Code.UNKNOWN_FREEZE
     assert world.unfreeze(bytes(32)) is Code.UNKNOWN_FREEZE
+    again = Unfreeze(world.freeze("ALFA/main"), "")
+    assert world.run(again, again, sender="JDCL/release") is Code.UNKNOWN_FREEZE
 
 
 def test_freezing_takes_one_key_and_lifting_takes_two(world: World) -> None:

@@ -256,7 +256,7 @@ def test_a_principal_that_closed_meanwhile_fails_the_approval(world: World) -> N
     proposal = propose(world, *ops, sender="ALFA/other", key="ALFA-pay")
     close = UpdateAccount("ALFA/other", AccountChange.UPDATE, None, None, True, None)
     assert world.run(close, sender="ALFA/other") is Code.OK
-    assert decide(world, proposal, sender="BRVO/main", key="BRVO-pay") is Code.UNKNOWN_TARGET
+    assert decide(world, proposal, sender="BRVO/main", key="BRVO-pay") is Code.ACCOUNT_CLOSED
 
 
 # ---- rotation in the middle

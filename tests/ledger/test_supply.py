@@ -7,6 +7,7 @@ from atpar.ledger import records
 from atpar.ledger.codes import Code
 from atpar.ledger.context import compute_entry_id
 from atpar.ledger.hashing import HashTag
+from atpar.ledger.invariants import check_invariants
 from atpar.ledger.limits import DAY_MS, MAX_AMOUNT, MAX_UNAUDITED_ATTESTATIONS
 from atpar.ledger.operations import Burn, Mint, Redeem, SetMintQuota
 from atpar.ledger.reads import compute_coverage, get_quota_level
@@ -252,6 +253,25 @@ def test_burns_between_as_of_and_the_attestations_block_count(world: World) -> N
     assert world.backing_of() == 600
     assert world.run(world.countersignature()) is Code.OK
     assert world.run(world.mint("ALFA/main", 1)) is Code.RESERVE_SHORT
+
+
+def test_a_burn_at_the_very_time_of_an_attestation_is_covered_by_it(world: World) -> None:
+    """Only burns after as_of lower R; one block has one time."""
+    world.fund("ALFA/main", 1_000)
+    first, second = world.redeem("ALFA/main", 100), world.redeem("ALFA/main", 200)
+    world.now_ms = world.header.timestamp_ms + 10
+    attest = world.make(world.attestation(800, paid=[second]), sender="CUST/reserve")
+    burns = [
+        world.make(
+            Burn(redemption, world.next_id(), world.now_ms),
+            sender="JDCL/treasury",
+            by=["CUST/reserve"],
+        )
+        for redemption in (first, second)
+    ]
+    assert world.block(attest, *burns) == [Code.OK] * 3
+    assert world.backing_of() == 800
+    assert check_invariants(world.view) == []
 
 
 def test_a_burned_redemption_may_be_listed_if_burned_after_as_of(world: World) -> None:
