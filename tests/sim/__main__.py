@@ -1,4 +1,4 @@
-"""`python -m tests.sim`: run seeds, replay one with a line per event, measure wide-area finality."""
+"""`python -m tests.sim`: run seeds, replay one with a line per event, measure finality."""
 
 import argparse
 import json

@@ -189,15 +189,15 @@ class Cluster:
 
     # ---- machines
 
-    def add(self, code: str, *, id: str | None = None) -> Machine:
+    def add(self, code: str, *, machine_id: str | None = None) -> Machine:
         """Set up a machine of a participant, with the data that `node init` makes."""
-        machine = self.make_machine(code, id=id)
+        machine = self.make_machine(code, machine_id=machine_id)
         self.machines[machine.id] = machine
         self.by_code.setdefault(code, []).append(machine)
         return machine
 
-    def make_machine(self, code: str, *, id: str | None = None) -> Machine:
-        machine = Machine(id or code, code, FakeDisk(), MachineStore(self.values))
+    def make_machine(self, code: str, *, machine_id: str | None = None) -> Machine:
+        machine = Machine(machine_id or code, code, FakeDisk(), MachineStore(self.values))
         records = make_first_records(self.genesis)
         create_journal(PATH, self.get_opening(code), records, disk=machine.disk)
         return machine
@@ -641,8 +641,8 @@ class Cluster:
     def get_honest(self) -> list[Machine]:
         return [machine for machine in self.machines.values() if machine.is_honest]
 
-    def find_final(self, id: str, tx: Transaction) -> tuple[int, int] | None:
-        return Store(self.machines[id].engine).find_transaction(tx.hash)
+    def find_final(self, name: str, tx: Transaction) -> tuple[int, int] | None:
+        return Store(self.machines[name].engine).find_transaction(tx.hash)
 
     def is_final_everywhere(self, *txs: Transaction) -> bool:
         return all(

@@ -124,7 +124,7 @@ class Scenario:
         if "twins" in plan.kinds and room:
             code = codes.pop()
             room -= 1
-            cluster.add(code, id=f"{code}~2")
+            cluster.add(code, machine_id=f"{code}~2")
             for machine in cluster.by_code[code]:
                 machine.actor = Twin(cluster, machine, rng)
                 self.liars.append(machine)

@@ -10,7 +10,6 @@ from atpar.consensus.messages import (
     Message,
     Notarize,
     Nullify,
-    Proposal,
     decode_message,
     encode_message,
     get_lane,

@@ -19,5 +19,6 @@ class NullifyAndFinalize(Actor):
             yield peer, self.nullify(message.proposition.epoch, message.proposition.view)
             yield peer, self.finalize(message.proposition)
         elif isinstance(message, Nullify) and self.last is not None:
-            if (self.last.epoch, self.last.view) == (message.body.epoch, message.body.view):
-                yield peer, self.finalize(self.last)
+            about = self.last
+            if (about.epoch, about.view) == (message.body.epoch, message.body.view):
+                yield peer, self.finalize(about)
