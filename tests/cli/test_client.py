@@ -458,6 +458,116 @@ def test_expired_pending_transaction_is_refused_with_a_proof() -> None:
     assert client.prove_expired(tx).block.timestamp_ms > tx.body.valid_until_ms
 
 
+def test_transaction_that_expires_while_it_is_sent_is_refused_with_a_proof() -> None:
+    harness = make_harness()
+    client = make_client(harness)
+    tx = pay(client)
+    wait_final = harness.gateway.wait_final
+
+    async def wait_too_long(tx_hashes: list[bytes], *, timeout_s: float) -> object:
+        harness.world.now_ms = tx.body.valid_until_ms + 1
+        return await wait_final(tx_hashes, timeout_s=timeout_s)
+
+    harness.gateway.wait_final = wait_too_long  # type: ignore[method-assign, assignment]
+    with pytest.raises(Refused) as caught:
+        client.send(tx)
+    assert (caught.value.code, caught.value.is_proven) == ("EXPIRED", True)
+    assert caught.value.expiry is not None
+
+
+def test_expiry_without_a_proof_is_not_believed() -> None:
+    harness = make_harness()
+
+    def claim_expired(document: dict[str, object]) -> None:
+        for result in document.get("results", [document]):  # type: ignore[attr-defined]
+            result.update(status="expired", code="EXPIRED", proof=None)
+
+    client = make_client(harness, a=alter(claim_expired, harness))
+    with pytest.raises(OutcomeUnknown, match="not proven"):
+        client.send(pay(client), timeout_s=2)
+
+
+def test_expiry_proof_of_another_transaction_is_not_believed() -> None:
+    harness = make_harness()
+    harness.gateway.produces_at_once = False
+    client = make_client(harness)
+    tx, other = pay(client), pay(client)
+    harness.world.now_ms = tx.body.valid_until_ms + 1
+    harness.gateway.produce()
+    stolen = msgspec.json.decode(
+        node(harness)(
+            httpx.Request(
+                "GET",
+                f"http://a/v1/transactions?sender=ALFA/main&tx_id={other.body.tx_id.hex()}"
+                f"&valid_until_ms={other.body.valid_until_ms}&proof=1",
+            )
+        ).content
+    )["proof"]
+    assert stolen
+
+    def swap(document: dict[str, object]) -> None:
+        document["proof"] = stolen
+
+    assert client.prove_expired(other)
+    client = make_client(harness, a=alter(swap, harness))
+    with pytest.raises(OutcomeUnknown, match="another transaction"):
+        client.prove_expired(tx)
+
+
+def test_proof_of_another_kind_is_not_believed() -> None:
+    harness = make_harness()
+    client = make_client(harness)
+    solvency = msgspec.json.decode(
+        node(harness)(httpx.Request("GET", "http://a/v1/assets/HKD.JDCL?proof=1")).content
+    )["proof"]
+
+    def swap(document: dict[str, object]) -> None:
+        if "proof" in document:
+            document["proof"] = solvency
+
+    liar = make_client(harness, a=alter(swap, harness))
+    with pytest.raises(OutcomeUnknown, match="not of a receipt"):
+        liar.send(pay(client), timeout_s=2)
+    with pytest.raises(ProofInvalid, match="balances"):
+        liar.get_proven_balance("ALFA/main", "HKD.JDCL")
+
+
+def test_reads_fail_over_nodes_that_are_busy_or_gone() -> None:
+    def busy(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(503, json={"code": "OVERLOADED", "detail": "", "status": 503})
+
+    harness = make_harness()
+    client = make_client(harness, a=busy, b=refuse_connection, c=node(harness))
+    assert client.get_status().state == "ready"
+    client = make_client(harness, a=busy, b=refuse_connection)
+    with pytest.raises(Busy):
+        client.get_status()
+
+
+def test_token_is_sent_and_never_shown() -> None:
+    harness = make_harness()
+    seen: list[str | None] = []
+
+    def note(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("authorization"))
+        return node(harness)(request)
+
+    client = Client(
+        "http://a",
+        genesis=harness.world.genesis.document,
+        token="s3cret",
+        transport=Nodes(a=note),
+    )
+    client.get_status()
+    assert seen == ["Bearer s3cret"]
+    assert "s3cret" not in repr(client)
+
+
+def test_client_without_nodes_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="nodes"):
+        Client([], genesis=make_document())
+
+
 def test_executed_transaction_cannot_be_proven_expired() -> None:
     harness = make_harness()
     client = make_client(harness)

@@ -265,6 +265,16 @@ async def test_application_that_answers_wrongly_never_looks_complete(
     assert "connection failed" in capsys.readouterr().out
 
 
+async def test_defect_in_the_answer_to_head_leaves_the_server_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def script(client: Client) -> None:
+        await client.stream.send_all(GET.replace(b"GET", b"HEAD"))
+        await client.read_all()
+
+    await converse(HttpServer(fail, bounds()), script)
+
+
 async def test_body_that_is_not_chunked_as_announced_can_still_be_refused() -> None:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         assert (await receive())["type"] == "http.disconnect"
