@@ -19,7 +19,6 @@ from atpar.ledger.errors import Refused
 from atpar.ledger.genesis import build_genesis
 from atpar.ledger.jsonform import JsonInvalid, from_json
 from atpar.ledger.operations import AssetTerms, Policy, WeightedKey
-from atpar.ledger.policies import compute_weight
 from atpar.ledger.records import (
     ACCOUNTS,
     ASSETS,
@@ -207,6 +206,11 @@ def make_look(state: State, chain: Chain) -> Look:
     return Look(remote, None)
 
 
+def _weigh(policy: Policy, signers: frozenset[bytes] | set[bytes]) -> int:
+    """Return what the signers' keys weigh together under a policy."""
+    return sum(entry.weight for entry in policy.keys if entry.key in signers)
+
+
 def compute_authority(
     view: View, body: Body, signers: Sequence[bytes], *, is_current: bool
 ) -> Authority:
@@ -232,8 +236,8 @@ def compute_authority(
         except Refused as error:
             unknown.append(error.message)
         else:
-            principals.append(Principal(account, policy, compute_weight(policy, heard)))
+            principals.append(Principal(account, policy, _weigh(policy, heard)))
     for key in sorted(new_keys):
         policy = Policy((WeightedKey(key, 1),), 1)
-        principals.append(Principal("the new key", policy, compute_weight(policy, heard)))
+        principals.append(Principal("the new key", policy, _weigh(policy, heard)))
     return Authority(tuple(principals), tuple(unknown), is_current)
