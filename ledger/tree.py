@@ -104,11 +104,6 @@ def compute_asset_tree(code: str) -> bytes:
     return b"a" + code.encode("ascii")
 
 
-def compute_key_hash(key: bytes) -> bytes:
-    """Return the 32-byte hash whose nibbles are the path of a key."""
-    return sha256(_KEY_PREFIX + key).digest()
-
-
 def _compute_path(key: bytes) -> bytes:
     return sha256(_KEY_PREFIX + key).hexdigest().encode().translate(_NIBBLES)
 

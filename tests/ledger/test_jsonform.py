@@ -145,6 +145,12 @@ def test_unknown_operation_is_refused(name: Any) -> None:
     assert refused(Body, body).startswith("ops[0].op: unknown operation")
 
 
+@pytest.mark.parametrize("op", [None, "void", [], 1])
+def test_operation_that_is_no_object_is_refused(op: Any) -> None:
+    body = form(samples.make_body(Void()), ops=[op])
+    assert refused(Body, body).startswith("ops[0]: expected an object")
+
+
 def test_name_of_another_operation_is_refused() -> None:
     assert refused(Void, {"op": "transfer"}) == "op: expected void, got 'transfer'"
     assert refused(Void, {}) == "op: expected void, got None"

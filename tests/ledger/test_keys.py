@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
+from atpar.ledger import keys
 from atpar.ledger.keys import (
     compute_possession_bytes,
     decode_point,
@@ -188,6 +189,14 @@ def test_keys_of_another_length_are_refused(key_bytes: int) -> None:
 @pytest.mark.parametrize("signature_bytes", [0, 63, 65, 128])
 def test_signatures_of_another_length_are_refused(signature_bytes: int) -> None:
     assert not verify(SMALL[0], MESSAGE, bytes(signature_bytes))
+
+
+def test_verifier_that_raises_has_not_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: bytes) -> bool:
+        raise ValueError("malformed")
+
+    monkeypatch.setattr(keys, "ed_verify", refuse)
+    assert not verify(SMALL[0], MESSAGE, bytes(64))
 
 
 # ---- honest signatures

@@ -18,6 +18,7 @@ from atpar.ledger.proofs import (
     PROOF_FILE,
     AccountClaim,
     AccountProof,
+    BalanceProof,
     ExpiryClaim,
     ExpiryProof,
     FinalityProof,
@@ -26,6 +27,7 @@ from atpar.ledger.proofs import (
     ReceiptClaim,
     ReceiptProof,
     RecordClaim,
+    RecordProof,
     SolvencyClaim,
     SolvencyProof,
     TrustRoot,
@@ -44,12 +46,14 @@ from atpar.ledger.proving import (
     build_record_proof,
     build_solvency_proof,
 )
-from atpar.ledger.state import Base, MemoryBacking, Overlay
+from atpar.ledger.state import Base, MemoryBacking, Overlay, Section
 from atpar.ledger.tree import (
     AssetRow,
+    SectionRoot,
     StateTable,
     TreeChange,
     compute_asset_tree,
+    compute_section_tree,
     compute_state_root,
     prove,
     update_tree,
@@ -501,23 +505,48 @@ def test_balance_that_counts_less_than_it_says_is_refused() -> None:
         refuse(replace(proof, balances=(lie,)), "root")
 
 
-def test_certified_leaf_whose_amount_is_not_its_balance_is_refused() -> None:
-
-    world, value = shared(), encode(records.Balance(500, 0, 0, 0, 0, 0))
-    overlay = Overlay(Base(MemoryBacking()))
-    root = update_tree(overlay, compute_asset_tree(HKD), [TreeChange(b"ALFA/main", value, 3)])
-    row = AssetRow(HKD, root.hash, 3, 3, 0, 0)
-    header = replace(world.header, state_root=compute_state_root((), (row,)))
+def certify(
+    sections: dict[Section, dict[bytes, bytes]], rows: tuple[AssetRow, ...] = ()
+) -> tuple[Overlay, StateTable, FinalityProof]:
+    """Return a state of these very bytes, with its table and a finalization over it."""
+    world, overlay = shared(), Overlay(Base(MemoryBacking()))
+    roots = []
+    for section, entries in sections.items():
+        changes = [TreeChange(key, value) for key, value in entries.items()]
+        root = update_tree(overlay, compute_section_tree(section.id), changes)
+        roots.append(SectionRoot(section.id, root.hash))
+    table = StateTable(tuple(roots), rows)
+    header = replace(world.header, state_root=compute_state_root(table.sections, table.assets))
     finality = FinalityProof(sign_finalization(world.chain_id, propose(header)), (header,))
-    proof = build_account_proof(world.view, "ALFA/main", [HKD], finality)
-    tree_proof = prove(overlay, compute_asset_tree(HKD), b"ALFA/main", lambda _: value)
-    proof = AccountProof(
-        "ALFA/main",
-        (replace(proof.balances[0], proof=tree_proof),),
-        StateTable((), (row,)),
-        finality,
-    )
+    return overlay, table, finality
+
+
+def test_certified_leaf_whose_amount_is_not_its_balance_is_refused() -> None:
+    tree, value = compute_asset_tree(HKD), encode(records.Balance(500, 0, 0, 0, 0, 0))
+    overlay = Overlay(Base(MemoryBacking()))
+    root = update_tree(overlay, tree, [TreeChange(b"ALFA/main", value, 3)])
+    _, table, finality = certify({}, (AssetRow(HKD, root.hash, 3, 3, 0, 0),))
+    tree_proof = prove(overlay, tree, b"ALFA/main", lambda _: value)
+    proof = AccountProof("ALFA/main", (BalanceProof(HKD, tree_proof),), table, finality)
     refuse(proof, "posted 500, counted 3")
+
+
+@pytest.mark.parametrize("value", [b"", b"\xc0", b"\x91\xa4ALFA\x00", b"\xdc\x00\x01\xa4ALFA"])
+def test_certified_record_that_does_not_decode_is_refused(value: bytes) -> None:
+    overlay, table, finality = certify({records.KEYS: {b"k": value}})
+    tree_proof = prove(overlay, compute_section_tree(records.KEYS.id), b"k", lambda _: value)
+    proof = RecordProof(records.KEYS.id, b"k", tree_proof, table, finality)
+    refuse(proof, "keys: ")
+    refuse(replace(proof, section=records.HOLDS.id), "table: without section")
+
+
+def test_expiry_is_not_provable_without_the_chains_parameters() -> None:
+    overlay, table, finality = certify({records.PARAMS: {}, records.ID_BUCKETS: {}})
+    nothing = prove(overlay, compute_section_tree(records.PARAMS.id), records.CURRENT, bytes)
+    proof = replace(
+        expiry_proof(), params=nothing, bucket=nothing, used=(), table=table, finality=finality
+    )
+    refuse(proof, "params: the state has none")
 
 
 def test_section_outside_the_state_root_is_refused() -> None:

@@ -363,6 +363,17 @@ def test_cached_nodes_never_go_stale_and_stay_within_their_bound(cache_bytes: in
         assert sum(map(len, held)) <= max(cache_bytes, 2 * largest)
 
 
+def test_sum_is_checked_at_every_level_of_a_deep_tree() -> None:
+    contents = {key: (value, 0) for key, (value, _) in make_contents(3_000).items()}
+    kept = Kept({**contents, b"huge": (b"", MAX_SUM)})
+    for key in (b"ALFA/1", b"ALFA/2", b"ALFA/2999"):
+        with pytest.raises(AssertionError, match="sum"):
+            kept.apply([TreeChange(key, b"", 1)])
+    root = kept.apply([TreeChange(b"huge", b"", 0), TreeChange(b"ALFA/1", b"", MAX_SUM)])
+    assert root.total == MAX_SUM
+    kept.check()
+
+
 def test_lost_node_is_noticed() -> None:
     kept = Kept(make_contents(200), cache_bytes=0)
     below = next(key for key in kept.nodes if len(key) == len(TREE) + 2)
