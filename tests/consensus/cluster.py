@@ -5,13 +5,10 @@ fake blocks, a journal and a store per node that survive a crash exactly as far 
 The checkers run at every send and every commit, and raise at the first violation.
 """
 
-import hashlib
 import heapq
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-
-import msgspec
 
 from atpar.consensus.effects import (
     AlarmKind,
@@ -63,79 +60,22 @@ from atpar.consensus.records import (
 )
 from atpar.consensus.replica import Replica
 from atpar.consensus.types import BlockInfo, EpochStart, Ports, ReplicaConfig, Timing, Tip
-from atpar.consensus.validators import ValidatorSet
 from atpar.consensus.votes import get_body
-from atpar.ledger.blocks import ValidatorKey
 from atpar.ledger.certificates import Finalization
-
-CHAIN_ID = b"c" * 32
-GENESIS = hashlib.sha256(b"genesis").digest()
-WALL_ZERO_MS = 1_700_000_000_000
-NAMES = tuple(f"{a}{b}{c}X" for a in "ABCDE" for b in "AB" for c in "ABCD")
-"""Participant codes, in index order."""
-
-
-class FakeBlock(msgspec.Struct, frozen=True, array_like=True):
-    """What consensus sees of a block, and the ids of its transactions."""
-
-    epoch: int
-    view: int
-    height: int
-    parent: bytes
-    proposer: str
-    timestamp_ms: int
-    transactions: tuple[int, ...]
-    is_bad: bool = False
-    """Its execution fails everywhere."""
-
-
-_encode = msgspec.msgpack.encode
-_decoder = msgspec.msgpack.Decoder(FakeBlock)
-
-
-def digest_of(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-def encode_block(block: FakeBlock) -> bytes:
-    return _encode(block)
-
-
-def decode_fake(data: bytes) -> FakeBlock:
-    return _decoder.decode(data)
-
-
-def decode_block(data: bytes) -> BlockInfo | None:
-    try:
-        block = _decoder.decode(data)
-    except msgspec.DecodeError:
-        return None
-    return BlockInfo(
-        digest=digest_of(data),
-        epoch=block.epoch,
-        view=block.view,
-        height=block.height,
-        parent=block.parent,
-        proposer=block.proposer,
-        timestamp_ms=block.timestamp_ms,
-        has_transactions=bool(block.transactions),
-    )
-
-
-def make_key(name: str, generation: int = 0) -> bytes:
-    return hashlib.sha256(f"key {name} {generation}".encode()).digest()
-
-
-def fake_sign(key: bytes, message: bytes) -> bytes:
-    return hashlib.sha512(key + message).digest()
-
-
-def fake_verify(key: bytes, message: bytes, signature: bytes) -> bool:
-    return fake_sign(key, message) == signature
-
-
-def make_validators(epoch: int, names: Iterable[str]) -> ValidatorSet:
-    return ValidatorSet(epoch, tuple(ValidatorKey(name, make_key(name)) for name in names))
+from tests.consensus.fakes import (
+    CHAIN_ID,
+    GENESIS,
+    NAMES,
+    WALL_ZERO_MS,
+    FakeBlock,
+    decode_block,
+    decode_fake,
+    encode_block,
+    fake_sign,
+    fake_verify,
+    make_key,
+    make_validators,
+)
 
 
 class Violation(AssertionError):

@@ -49,7 +49,7 @@ from atpar.ledger.certificates import (
     NullifyBody,
     Proposition,
 )
-from tests.consensus.cluster import (
+from tests.consensus.fakes import (
     CHAIN_ID,
     GENESIS,
     NAMES,

@@ -44,7 +44,7 @@ from atpar.consensus.records import (
 from atpar.consensus.safety import GateState
 from atpar.consensus.types import Tip
 from atpar.ledger.certificates import Finalization, Nullification, Proposition
-from tests.consensus.cluster import GENESIS, decode_block, digest_of
+from tests.consensus.fakes import GENESIS, decode_block, digest_of
 from tests.consensus.solo import Solo, opening
 
 # ---- blocks by digest

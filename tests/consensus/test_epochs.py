@@ -21,7 +21,8 @@ from atpar.consensus.records import EpochOpenedRecord, JournalLostRecord, VoteRe
 from atpar.consensus.safety import GateState
 from atpar.consensus.types import EpochStart, Tip
 from atpar.ledger.certificates import Finalization, NullifyBody, Proposition
-from tests.consensus.cluster import NAMES, Cluster, Link, decode_block, make_validators
+from tests.consensus.cluster import Cluster, Link
+from tests.consensus.fakes import NAMES, decode_block, make_validators
 from tests.consensus.solo import Solo, opening
 
 

@@ -17,8 +17,9 @@ from atpar.consensus.safety import GateState
 from atpar.consensus.types import Tip
 from atpar.ledger.codec import encode
 from atpar.ledger.errors import NonCanonical, ProofInvalid
-from tests.consensus.cluster import CHAIN_ID, NAMES, Cluster, fake_sign, fake_verify, make_key
-from tests.consensus.cluster import make_validators as make_set
+from tests.consensus.cluster import Cluster
+from tests.consensus.fakes import CHAIN_ID, NAMES, fake_sign, fake_verify, make_key
+from tests.consensus.fakes import make_validators as make_set
 
 STOPPED = make_set(0, NAMES[:4])
 ADMINS = {name: make_key(name, 9) for name in NAMES[:4]}

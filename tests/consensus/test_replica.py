@@ -20,7 +20,7 @@ from atpar.consensus.records import (
     VoteRecord,
 )
 from atpar.ledger.certificates import Finalization, Notarization, Nullification, Proposition
-from tests.consensus.cluster import GENESIS, decode_block
+from tests.consensus.fakes import GENESIS, decode_block
 from tests.consensus.solo import GENESIS_TIME_MS, Solo
 
 
