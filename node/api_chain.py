@@ -7,7 +7,7 @@ import trio
 
 from atpar.ledger.blocks import Block, compute_digest
 from atpar.ledger.certificates import compute_quorum, decode_bitmap
-from atpar.ledger.records import CURRENT, VALIDATORS, ValidatorSet
+from atpar.ledger.records import CURRENT, NEXT, VALIDATORS, ValidatorSet
 from atpar.ledger.state import View
 from atpar.ledger.transactions import decode_transaction
 from atpar.node.api_forms import (
@@ -120,6 +120,7 @@ async def get_validators(call: Call) -> Answer:
     call.check_query(frozenset())
     members = await call.gateway.validators()
     status = await call.gateway.status()
+    following = call.final.view.get(VALIDATORS, NEXT)
     forms = tuple(
         ValidatorForm(
             index=member.index,
@@ -135,10 +136,12 @@ async def get_validators(call: Call) -> Answer:
     )
     return Answer(
         ValidatorsForm(
-            read_height=status.height,
+            read_height=call.final.header.height,
             epoch=status.epoch,
             quorum=compute_quorum(len(members)),
             validators=forms,
+            members=list_validators(call.final.view).members,
+            next_members=None if following is None else following.members,
         )
     )
 

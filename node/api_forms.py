@@ -15,7 +15,7 @@ from atpar.ledger.certificates import Finalization
 from atpar.ledger.codes import MEANINGS, Code, Meaning
 from atpar.ledger.operations import AssetTerms, BundledOperation, Limit, Operation, Policy
 from atpar.ledger.proofs import ProofFile
-from atpar.ledger.records import Params, PaymentTerms, PendingPolicy, Verdict
+from atpar.ledger.records import Params, PaymentTerms, PendingPolicy, Validator, Verdict
 from atpar.ledger.types import (
     AccountId,
     Amount,
@@ -554,6 +554,10 @@ class ValidatorsForm(Form, frozen=True):
     epoch: Count
     quorum: Count
     validators: tuple[ValidatorForm, ...]
+    members: tuple[Validator, ...]
+    """As registered in the state at `read_height`; their administrators' keys are governance."""
+    next_members: tuple[Validator, ...] | None
+    """The set of the next epoch, where `set_validators` has fixed another."""
 
 
 class PeerForm(Form, frozen=True):

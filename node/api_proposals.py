@@ -121,7 +121,7 @@ def _list_principals(view: View, proposal: Proposal) -> Sequence[PrincipalForm]:
     approving = {v.key for v in proposal.verdicts if v.decision is Decision.APPROVE}
     try:
         targets = examine_bundle(view, proposal.ops).targets
-        unmet, _ = find_unmet(view, proposal.ops, approving)
+        unmet = find_unmet(view, proposal.ops, approving)
     except Refused:
         return ()  # what it names has gone; an approval says so with its code
     return [

@@ -119,6 +119,9 @@ async def test_validators_are_listed_with_what_was_seen_of_them(harness: Harness
     assert [v["participant"] for v in answer["validators"]] == list(BANKS)
     assert answer["validators"][0]["vote_key"] == public("ALFA-vote").hex()
     assert (answer["quorum"], answer["read_height"]) == (3, harness.world.header.height)
+    assert [m["admin_key"] for m in answer["members"]] == [public(f"{b}-gov").hex() for b in BANKS]
+    assert answer["members"][0]["address"] == "127.0.0.1:7101"
+    assert answer["next_members"] is None
 
 
 async def test_peers_are_listed(harness: Harness) -> None:
