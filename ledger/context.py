@@ -23,7 +23,7 @@ from atpar.ledger.records import (
 )
 from atpar.ledger.state import Overlay
 from atpar.ledger.transactions import Transaction
-from atpar.ledger.types import ParticipantStatus, participant_of
+from atpar.ledger.types import ParticipantStatus
 
 
 class Context:
@@ -39,6 +39,7 @@ class Context:
         "op_index",
         "overlay",
         "postings",
+        "suspensions",
         "tx",
         "tx_index",
     )
@@ -50,6 +51,8 @@ class Context:
         self.now_ms = now_ms
         """Block time: the only time there is."""
         self.postings: list[Posting] = []
+        self.suspensions: dict[str, bool] = {}
+        """Participants looked up so far in this block, and whether they are suspended."""
         self.departed: list[str] = []
         """Accounts of which something ended in this transaction: closing ones may end."""
         self.tx: Transaction | None = None
@@ -135,8 +138,13 @@ def load_party(ctx: Context, account_id: str) -> Account:
 
 def is_suspended(ctx: Context, account_id: str) -> bool:
     """Return whether the account's participant is suspended."""
-    participant = ctx.overlay.get(PARTICIPANTS, participant_of(account_id).encode())
-    return participant is None or participant.status is ParticipantStatus.SUSPENDED
+    code = account_id.partition("/")[0]
+    known = ctx.suspensions.get(code)
+    if known is None:
+        participant = ctx.overlay.get(PARTICIPANTS, code.encode())
+        known = participant is None or participant.status is ParticipantStatus.SUSPENDED
+        ctx.suspensions[code] = known
+    return known
 
 
 def get_balance(ctx: Context, key: bytes) -> Balance:
@@ -146,11 +154,11 @@ def get_balance(ctx: Context, key: bytes) -> Balance:
 
 def put_balance(ctx: Context, key: bytes, balance: Balance) -> None:
     """Write a balance; one that is all zeros leaves no record."""
-    if balance == NO_BALANCE:
+    if balance.posted or balance != NO_BALANCE:
+        ctx.overlay.put(BALANCES, key, balance)
+    else:
         ctx.overlay.delete(BALANCES, key)
         ctx.note_departure(key.partition(b"|")[2].decode())
-    else:
-        ctx.overlay.put(BALANCES, key, balance)
 
 
 def check_sum(value: int, what: str) -> int:

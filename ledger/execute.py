@@ -180,20 +180,24 @@ class _Run:
         self._signatures = 0
         drop_expired_ids(self.overlay, now_ms=now_ms, retention_ms=self.params.tx_id_retention_ms)
 
-    def find_excess(self, tx: Transaction) -> str | None:
+    def measure(self, tx: Transaction) -> tuple[int, int]:
+        """Return how many operations and signatures a transaction makes everyone check."""
+        return _measure_work(self.overlay, tx)
+
+    def find_excess(self, tx: Transaction, work: tuple[int, int]) -> str | None:
         """Return which limit of a block the transaction would exceed, or None if it has room."""
         if len(self.transactions) >= self.params.max_block_transactions:
             return f"more than {self.params.max_block_transactions} transactions"
         if self._bytes + len(tx.raw) + TRANSACTION_OVERHEAD_BYTES > self.params.max_block_bytes:
             return f"more than {self.params.max_block_bytes} bytes"
-        ops, signatures = _measure_work(self.overlay, tx)
+        ops, signatures = work
         if self._ops + ops > MAX_BLOCK_OPS:
             return f"more than {MAX_BLOCK_OPS} operations"
         if self._signatures + signatures > MAX_BLOCK_SIGNATURES:
             return f"more than {MAX_BLOCK_SIGNATURES} signatures"
         return None
 
-    def run(self, tx: Transaction) -> None:
+    def run(self, tx: Transaction, work: tuple[int, int]) -> None:
         """Execute one transaction and add its receipt.
 
         Raises:
@@ -204,7 +208,6 @@ class _Run:
             overlay, tx, chain_id=context.chain_id, now_ms=context.now_ms, params=self.params
         )
         overlay.checkpoint()
-        work = _measure_work(overlay, tx)
         context.tx = tx
         context.tx_index = len(self.transactions)
         posted = len(context.postings)
@@ -221,6 +224,7 @@ class _Run:
             overlay.rollback()
             del context.postings[posted:]
             context.departed.clear()
+            context.suspensions.clear()
             context.bundle_entry = None
             code, failed_op = int(refusal.code), index
         assert failed_op is None or code >= FIRST_RECEIPT_CODE, code
@@ -302,10 +306,11 @@ def build_block(
     )
     refused: list[tuple[Transaction, Refused]] = []
     for tx in candidates:
-        if run.find_excess(tx) is not None:
+        work = run.measure(tx)
+        if run.find_excess(tx, work) is not None:
             continue
         try:
-            run.run(tx)
+            run.run(tx, work)
         except Refused as refusal:
             refused.append((tx, refusal))
     return run.finish(template), refused
@@ -335,11 +340,12 @@ def execute_block(
     _check_same("tx_count", header.tx_count, len(transactions))
     run = _Run(parent, height=header.height, now_ms=header.timestamp_ms, chain_id=chain_id)
     for position, tx in enumerate(transactions):
-        excess = run.find_excess(tx)
+        work = run.measure(tx)
+        excess = run.find_excess(tx, work)
         if excess is not None:
             raise BlockInvalid(f"transactions[{position}]: {excess}")
         try:
-            run.run(tx)
+            run.run(tx, work)
         except Refused as refusal:
             name = Code(refusal.code).name
             raise BlockInvalid(f"transactions[{position}]: {name}: {refusal.message}") from refusal
@@ -395,5 +401,5 @@ def simulate(
         now_ms=max(now_ms, final.timestamp_ms + 1),
         chain_id=chain_id,
     )
-    run.run(tx)
+    run.run(tx, run.measure(tx))
     return run.receipts[0]

@@ -47,6 +47,8 @@ class SignKind(Enum):
 
 
 _sha256 = hashlib.sha256
+_TAG: Final = {tag: tag.value for tag in HashTag}
+"""`tag.value` goes through a descriptor, which costs as much as hashing a short text."""
 _PREFIX: Final = {kind: b"atpar/" + kind.value + b"/v1\0" for kind in SignKind}
 
 
@@ -55,10 +57,8 @@ def compute_hash(tag: HashTag, *parts: bytes) -> bytes:
 
     The caller makes the concatenation unambiguous: fixed lengths, or codec bytes.
     """
-    digest = _sha256(tag.value)
-    for part in parts:
-        digest.update(part)
-    return digest.digest()
+    # One call over joined bytes: half the time of an update for each part.
+    return _sha256(b"".join((_TAG[tag], *parts))).digest()
 
 
 def compute_sign_bytes(kind: SignKind, chain_id: bytes, body: bytes) -> bytes:

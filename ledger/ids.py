@@ -6,10 +6,11 @@ past the end of its hour plus the retention; from then on its ids count as never
 them from the disk is spread over the blocks that follow.
 """
 
+from hashlib import sha256
 from typing import Final
 
 from atpar.ledger.codec import encode
-from atpar.ledger.hashing import HashTag, compute_hash
+from atpar.ledger.hashing import HashTag
 from atpar.ledger.limits import HOUR_MS, MAX_PURGED_IDS_PER_BLOCK
 from atpar.ledger.records import (
     ID_BUCKETS,
@@ -21,7 +22,6 @@ from atpar.ledger.records import (
     TxListEntry,
     TxRecord,
     hour_key,
-    number_key,
     tx_key,
 )
 from atpar.ledger.state import Overlay
@@ -29,6 +29,7 @@ from atpar.ledger.transactions import Transaction
 from atpar.ledger.types import ZERO_HASH
 
 EMPTY_BUCKET: Final = IdBucket(0, ZERO_HASH)
+_BUCKET_PREFIX: Final = HashTag.BUCKET.value
 
 
 def record_id(overlay: Overlay, tx: Transaction, *, height: int, index: int) -> None:
@@ -38,14 +39,14 @@ def record_id(overlay: Overlay, tx: Transaction, *, height: int, index: int) -> 
     bucket = overlay.get(ID_BUCKETS, hour) or EMPTY_BUCKET
     entry = TxListEntry(body.sender, body.tx_id, tx.body_hash, height, index)
     overlay.put(ID_BUCKETS, hour, extend_bucket(bucket, entry))
-    overlay.put(TX_LISTS, hour + number_key(bucket.count), entry)
+    overlay.put(TX_LISTS, hour + bucket.count.to_bytes(8, "big"), entry)
     record = TxRecord(tx.body_hash, tx.hash, height, index, body.valid_until_ms)
-    overlay.put(TX_IDS, tx_key(body.sender, body.tx_id), record)
+    overlay.put(TX_IDS, f"{body.sender}|".encode() + body.tx_id, record)
 
 
 def extend_bucket(bucket: IdBucket, entry: TxListEntry) -> IdBucket:
     """Return the bucket with one more entry in its count and running hash."""
-    running = compute_hash(HashTag.BUCKET, bucket.running_hash, encode(entry))
+    running = sha256(_BUCKET_PREFIX + bucket.running_hash + encode(entry)).digest()
     return IdBucket(bucket.count + 1, running)
 
 

@@ -50,6 +50,7 @@ def apply_set_participant(ctx: Context, op: SetParticipant) -> None:
     key = op.participant.encode()
     before = ctx.overlay.get(PARTICIPANTS, key)
     record = Participant(op.lei, op.bic, op.jurisdiction, op.roles, op.status, op.travel_key)
+    ctx.suspensions.clear()
     if before is None:
         _create_admin(ctx, op)
         ctx.overlay.put(PARTICIPANTS, key, record)

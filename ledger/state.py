@@ -182,7 +182,13 @@ class Overlay:
 
     def put(self, section: Section[T], key: bytes, record: T) -> None:
         """Write a record."""
-        self._write(section, key, record)
+        # The body of `_write` once more: this runs several times for every payment.
+        table = self.tables.get(section.id)
+        if table is None:
+            self._write(section, key, record)
+            return
+        self._undo.append((table, key, table.get(key, _MISSING)))
+        table[key] = record
 
     def delete(self, section: Section[Any], key: bytes) -> None:
         """Remove a record."""

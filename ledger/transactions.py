@@ -1,8 +1,8 @@
 """The signed envelope around operations: its bytes, its identity and what its signatures cover."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from atpar.ledger.codec import Codec, Wire, encode
@@ -48,9 +48,12 @@ ENVELOPE = Codec[Envelope](Envelope, name="envelope", max_bytes=MAX_TRANSACTION_
 BODY = Codec[Body](Body, name="transaction body", max_bytes=MAX_TRANSACTION_BYTES)
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """A decoded envelope, with everything that is derived from its bytes."""
+class Transaction(msgspec.Struct, frozen=True):
+    """A decoded envelope, with everything that is derived from its bytes.
+
+    Never encoded itself; a Struct because it is made for every envelope, and a frozen dataclass
+    takes ten times as long to make.
+    """
 
     raw: bytes
     """The envelope's canonical bytes."""

@@ -51,6 +51,8 @@ def find_value_fault(ops: Sequence[Operation]) -> Refused | None:
     """Return the refusal with the lowest code among the operations, or None."""
     worst: tuple[Code, str] | None = None
     for index, op in enumerate(ops):
+        if type(op) is Transfer and 0 < op.amount <= MAX_AMOUNT and op.debtor != op.creditor:
+            continue
         fault = CHECKS[type(op)](op)
         if fault is not None and (worst is None or fault[0] < worst[0]):
             worst = fault[0], f"ops[{index}].{fault[1]}"
