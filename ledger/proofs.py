@@ -263,13 +263,20 @@ PROOF_FILE = Codec[ProofFile](ProofFile, name="proof", max_bytes=MAX_PROOF_BYTES
 def parse_proof(data: bytes) -> ProofFile:
     """Return the proof of its JSON bytes, unverified.
 
+    Only white space and the order of members are free: a hash in capitals is an altered file, even
+    though it names the same bytes.
+
     Raises:
         ProofInvalid: not the JSON form of a proof; names the field.
     """
     try:
-        return from_json(ProofFile, parse_json(data, max_bytes=2 * MAX_PROOF_BYTES))
+        value = parse_json(data, max_bytes=2 * MAX_PROOF_BYTES)
+        file = from_json(ProofFile, value)
     except JsonInvalid as error:
         raise ProofInvalid(str(error)) from error
+    if to_json(file) != value:
+        raise ProofInvalid("document: not as proofs are written (hex is in lower case): altered")
+    return file
 
 
 def render_proof(file: ProofFile) -> bytes:
