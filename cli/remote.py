@@ -177,6 +177,8 @@ class Authority:
     principals: tuple[Principal, ...]
     unknown: tuple[str, ...]
     """What a principal could not be found for, in words."""
+    missing: tuple[str, ...]
+    """The accounts among the principals that do not exist in the state that was looked at."""
     is_current: bool
     """Read from a node; otherwise from the genesis document."""
 
@@ -228,16 +230,17 @@ def compute_authority(
             # Who is replaced agrees too; that governance may do so in their place is left to it.
             accounts.update(dict.fromkeys(sorted(bundle.targets - {GOVERNANCE})))
             new_keys.update(bundle.new_keys)
-    principals = []
+    principals, missing = [], []
     heard = frozenset(signers)
     for account in accounts:
         try:
             policy = get_policy(view, account)
         except Refused as error:
             unknown.append(error.message)
+            missing.append(account)
         else:
             principals.append(Principal(account, policy, _weigh(policy, heard)))
     for key in sorted(new_keys):
         policy = Policy((WeightedKey(key, 1),), 1)
         principals.append(Principal("the new key", policy, _weigh(policy, heard)))
-    return Authority(tuple(principals), tuple(unknown), is_current)
+    return Authority(tuple(principals), tuple(unknown), tuple(missing), is_current)

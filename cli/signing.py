@@ -275,10 +275,13 @@ class Session:
 
         Raises:
             KeystoreProblem: none is needed, or none is there.
+            RefusedByLedger: UNKNOWN_ACCOUNT, of an account that would have to sign.
         """
         if names:
             return [self.ring.find(name) for name in names]
         authority = self.compute_authority(file)
+        if authority.missing and authority.is_current:
+            raise refused("UNKNOWN_ACCOUNT", f"no account {', '.join(authority.missing)}")
         at_hand = {key.public_key: key for key in self.ring.list_usable()}
         chosen: dict[bytes, NamedKey] = {}
         for principal in authority.principals:

@@ -25,7 +25,7 @@ from atpar.ledger.limits import MAX_SIGNATURES, MAX_TRANSACTION_BYTES
 from atpar.ledger.transactions import BODY, Body, encode_envelope
 
 FORMAT: Final = "atpar-tx/1"
-MAX_FILE_BYTES: Final = 2 * MAX_TRANSACTION_BYTES
+MAX_FILE_BYTES: Final = 4 * MAX_TRANSACTION_BYTES
 
 
 class _SignatureForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,7 +95,7 @@ def read_tx_file(path: Path) -> TxFile:
     Raises:
         WrongUsage: the file cannot be read or is not a transaction file.
         NonCanonical: the body is not a transaction body.
-        RefusedByLedger: BAD_SIGNATURE, or TOO_MANY_SIGNATURES.
+        RefusedByLedger: TOO_LARGE, TOO_MANY_SIGNATURES, SIGNATURES_UNSORTED, or BAD_SIGNATURE.
     """
     data = read_input(path, max_bytes=MAX_FILE_BYTES)
     try:
@@ -110,7 +110,16 @@ def read_tx_file(path: Path) -> TxFile:
             f"{path}: format {form.format!r:.40}, expected {FORMAT!r}",
             advice="use the version of atpar that wrote it",
         )
+    if len(body_bytes) > MAX_TRANSACTION_BYTES:
+        raise refused(
+            "TOO_LARGE", f"{path}: {len(body_bytes)} bytes, at most {MAX_TRANSACTION_BYTES}"
+        )
     body = BODY.decode(body_bytes)
+    if len(form.signatures) > MAX_SIGNATURES:
+        raise refused(
+            "TOO_MANY_SIGNATURES",
+            f"{path}: {len(form.signatures)} signatures, at most {MAX_SIGNATURES}",
+        )
     signatures = {bytes.fromhex(s.key): bytes.fromhex(s.signature) for s in form.signatures}
     if len(signatures) != len(form.signatures):
         raise refused("SIGNATURES_UNSORTED", f"{path}: one key signs twice")

@@ -314,3 +314,13 @@ def test_hash_of_a_document_is_the_files_or_typed(funded, tmp_path):
                          "--payout", tmp_path / "none")  # fmt: skip
     assert missing.exit_code == 2
     assert "neither a file nor 64 hex digits" in missing.err
+
+
+def test_account_that_does_not_exist_cannot_pay(funded):
+    result = funded.run(
+        "transfer", "--from", "ALFA/nowhere", "--to", "BRVO/main", "--amount", "1", "--asset", HKD,
+        "--json",
+    )  # fmt: skip
+    assert result.exit_code == 6
+    assert result.error["code"] == "UNKNOWN_ACCOUNT"
+    assert "no account ALFA/nowhere" in result.error["message"]

@@ -195,6 +195,16 @@ def test_signing_again_adds_nothing(funded):
         ({"body": base64.b64encode(b"junk").decode()}, 6, "NON_CANONICAL"),
         ({"body": base64.b64encode(b"\xdc\x00\x07").decode()}, 6, "NON_CANONICAL"),
         ({"body": ""}, 6, "NON_CANONICAL"),
+        ({"body": base64.b64encode(bytes(MAX_TRANSACTION_BYTES + 1)).decode()}, 6, "TOO_LARGE"),
+        (
+            {
+                "signatures": [
+                    {"key": f"{n:064x}", "signature": "22" * 64} for n in range(MAX_SIGNATURES + 1)
+                ]
+            },
+            6,
+            "TOO_MANY_SIGNATURES",
+        ),
     ],
 )
 def test_hostile_files_are_refused_with_their_code(funded, changes, exit_code, text):
