@@ -5,9 +5,11 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 from tests.sim.profiles import PROFILES
 from tests.sim.runner import Outcome, Summary, compute_percentile, run_seed, run_seeds
+from tests.sim.wan import Setting, measure, measure_heal, summarize
 
 
 def parse_range(text: str) -> range:
@@ -95,6 +97,49 @@ def replay(options: argparse.Namespace) -> int:
     return 1 if outcome.violation or outcome.stall else 0
 
 
+def wan(options: argparse.Namespace) -> int:
+    """Print wide-area figures for every number of validators, one object or one line each."""
+    rows = []
+    for validators in options.validators:
+        faults = (validators - 1) // 3
+        crashed = faults if options.crashed == "f" else int(options.crashed)
+        setting = Setting(
+            validators=validators,
+            rtt_ms=options.rtt,
+            jitter_percent=options.jitter,
+            rate_per_s=options.rate,
+            crashed=crashed,
+            seconds=options.seconds,
+            seed=options.seed,
+        )
+        row: dict[str, object] = {"validators": validators, "crashed": crashed}
+        if options.heal:
+            times = [
+                measure_heal(replace(setting, seed=seed), cut_ms=10_000)
+                for seed in range(options.heal)
+            ]
+            row["first_payment_ms"] = summarize([first for first, _ in times])
+            row["all_payments_ms"] = summarize([last for _, last in times])
+        else:
+            figures = measure(setting)
+            row["calm_ms"] = summarize(figures.calm)
+            if crashed:
+                row["first_5_s_ms"] = summarize(figures.aftermath)
+                row["after_5_s_ms"] = summarize(figures.steady)
+            row["not_final"] = figures.unfinal
+        rows.append(row)
+        if not options.json:
+            print(row)
+    if options.json:
+        print(json.dumps({"commit": get_commit(), "rtt_ms": options.rtt, "rows": rows}))
+    return 0
+
+
+def parse_pair(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    return int(low), int(high or low)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -109,6 +154,19 @@ def main() -> int:
             command.add_argument("--verbose", action="store_true")
         else:
             command.add_argument("--seed", type=int, required=True)
+    command = commands.add_parser("wan")
+    command.set_defaults(act=wan)
+    command.add_argument(
+        "--validators", type=lambda t: [int(n) for n in t.split(",")], default=[4, 7, 10, 31]
+    )
+    command.add_argument("--crashed", default="0", help="how many adjacent leaders die, or f")
+    command.add_argument("--rtt", type=parse_pair, default=(200, 250))
+    command.add_argument("--jitter", type=float, default=5.0, help="percent of the latency")
+    command.add_argument("--rate", type=float, default=50.0, help="payments a second")
+    command.add_argument("--seconds", type=int, default=20)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--heal", type=int, default=0, help="so many healed partitions instead")
+    command.add_argument("--json", action="store_true")
     options = parser.parse_args()
     result: int = options.act(options)
     return result

@@ -29,6 +29,8 @@ class Recorder(Checkers):
         self.waiting: dict[bytes, tuple[str, int]] = {}
         """Transaction hash -> (machine id, time) of what is not final at its submitter."""
         self.latencies: list[int] = []
+        self.taken: dict[bytes, int] = {}
+        """Transaction hash -> the time it took."""
 
     def on_final(self, machine: Machine, block: FinalBlock) -> None:
         super().on_final(machine, block)
@@ -36,7 +38,8 @@ class Recorder(Checkers):
             held = self.waiting.get(tx.hash)
             if held is not None and held[0] == machine.id:
                 del self.waiting[tx.hash]
-                self.latencies.append(self._cluster().now_ms - held[1])
+                self.taken[tx.hash] = self._cluster().now_ms - held[1]
+                self.latencies.append(self.taken[tx.hash])
 
 
 class Scenario:
