@@ -16,7 +16,9 @@ ATPAR = [sys.executable, "-c", "from atpar.cli.main import main; main()"]
 LOAD = ["testnet", "run", "--validators", "4", "--duration", "30", "--json"]
 
 BENCHMARKS: dict[str, list[str]] = {
-    "tree": [sys.executable, "-m", "bench.tree", "--json", "-"],
+    "verify": [*ATPAR, "bench", "verify", "--json"],
+    "execute": [*ATPAR, "bench", "execute", "--json"],
+    "tree": [*ATPAR, "bench", "tree", "--json"],
     "testnet-200": [*ATPAR, *LOAD, "--rate", "200"],
     "testnet-crash": [
         *ATPAR, *LOAD, "--rate", "200", "--kill", "3@10", "--restart", "3@20",

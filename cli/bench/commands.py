@@ -1,0 +1,132 @@
+"""`atpar bench`: the benchmarks as commands."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from atpar.cli.bench.report import Report, run_profiled, show
+from atpar.cli.context import State, output_options, pass_state
+from atpar.cli.errors import InternalProblem
+
+profile_option = click.option(
+    "--profile", type=click.Path(path_type=Path, dir_okay=False),
+    help="Write where the time went to this file (text, or JSON if it ends in .json).",
+)  # fmt: skip
+seed_option = click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same work.")  # fmt: skip
+
+ATPAR: Final = (sys.executable, "-c", "from atpar.cli.main import main; main()")
+
+
+@click.group("bench")
+def bench_command() -> None:
+    """Measure this machine: ratios inside one run are what to compare.
+
+    Figures of a busy machine are wrong; every report holds the load average.
+    """
+
+
+@bench_command.command("verify")
+@click.option("--workers", type=click.IntRange(0, 64), multiple=True, default=(0, 1, 2),
+              show_default=True, help="Numbers of worker processes to try.")  # fmt: skip
+@click.option("--signatures", type=click.IntRange(1_000, 1_000_000), default=16_384,
+              show_default=True, help="In each round.")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1, 1_000), default=9, show_default=True)
+@seed_option
+@profile_option
+@output_options
+@pass_state
+def verify_command(
+    state: State, /, *, workers: Sequence[int], profile: Path | None, **options: int
+) -> None:
+    """Signatures a second: the node's verifier against the bare library."""
+    from atpar.cli.bench.verify import measure
+
+    report = run_profiled(lambda: measure(workers=workers, **options), profile)
+    show(state.output, report)
+
+
+@bench_command.command("execute")
+@click.option("--accounts", "sizes", type=click.IntRange(2, 100_000_000), multiple=True,
+              default=(1_000, 1_000_000), show_default=True)  # fmt: skip
+@click.option("--blocks", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("--transfers", type=click.IntRange(100, 4_000), default=1_000, show_default=True,
+              help="In each block.")  # fmt: skip
+@seed_option
+@profile_option
+@output_options
+@pass_state
+def execute_command(
+    state: State, /, *, sizes: Sequence[int], profile: Path | None, **options: int
+) -> None:
+    """A payment without its signature: decoding, checks, effect, receipt."""
+    from atpar.cli.bench.execute import measure
+
+    report = run_profiled(lambda: measure(sizes=sizes, **options), profile)
+    show(state.output, report)
+
+
+@bench_command.command("tree")
+@click.option("--accounts", "sizes", type=click.IntRange(2, 100_000_000), multiple=True,
+              default=(1_000, 1_000_000), show_default=True)  # fmt: skip
+@click.option("--blocks", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("--transfers", type=click.IntRange(1, 10_000), default=1_000, show_default=True,
+              help="In each block.")  # fmt: skip
+@seed_option
+@profile_option
+@output_options
+@pass_state
+def tree_command(
+    state: State, /, *, sizes: Sequence[int], profile: Path | None, **options: int
+) -> None:
+    """The solvency tree, per touched balance, against hashing alone."""
+    from atpar.cli.bench.tree import measure
+
+    def run() -> Report:
+        rows = [measure(count, **options) for count in sizes]
+        notes = ["all per touched balance or per account, times in microseconds"]
+        return Report("tree", rows, notes)
+
+    show(state.output, run_profiled(run, profile))
+
+
+@bench_command.command("testnet")
+@click.option("--rate", "rates", type=float, multiple=True, default=(200.0, 1_000.0, 2_000.0),
+              show_default=True, help="Transactions a second, one run for each.")  # fmt: skip
+@click.option("--duration", type=float, default=15.0, show_default=True)
+@click.option("--bulk", type=click.IntRange(1, 1_000), default=1, show_default=True)
+@output_options
+@pass_state
+def testnet_command(state: State, /, *, rates: Sequence[float], duration: float, bulk: int) -> int:
+    """Four real validators under open-loop load, at one rate after the other."""
+    rows, worst = [], 0
+    for rate in rates:
+        state.output.note(f"{rate:g}/s for {duration:g} s ...")
+        code, found = _run_testnet(rate, duration=duration, bulk=bulk)
+        worst = max(worst, code)
+        latencies = found.pop("finality_ms")
+        found.pop("faults")
+        rows.append({"rate": rate, **found, **{f"{k}_ms": v for k, v in latencies.items()}})
+    notes = ["finality from the scheduled send to a receipt with a verified certificate"]
+    show(state.output, Report("testnet", rows, notes))
+    return worst
+
+
+def _run_testnet(rate: float, *, duration: float, bulk: int) -> tuple[int, dict[str, Any]]:
+    command = [*ATPAR, "testnet", "run", "--json", "--rate", f"{rate}"]
+    command += ["--duration", f"{duration}", "--bulk", f"{bulk}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except json.JSONDecodeError:
+        raise InternalProblem(
+            f"testnet run ended with {done.returncode} and no figures",
+            advice="run it by itself: atpar testnet run",
+        ) from None
+    if "finality_ms" not in found:
+        raise InternalProblem(f"testnet run: {found}", advice="run it by itself")
+    return done.returncode, found

@@ -1,0 +1,123 @@
+"""What a payment costs without its signature: decoding, checks, its effect and its receipt.
+
+Blocks of payments between random accounts run through `ledger.execute` as a voter runs them. The
+roots (transactions, receipts, solvency tree) are computed once more and taken out of the sum:
+`bench tree` looks at them alone. Times are processor time, which others on the machine disturb
+less than the clock; the wall clock's median is given too.
+"""
+
+import gc
+import random
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from atpar.cli.bench.report import Report, compute_median
+from atpar.cli.bench.world import START_MS, Chain, build_chain, decode_all, make_payments
+from atpar.ledger.codec import encode
+from atpar.ledger.commitment import commit_state
+from atpar.ledger.execute import Executed, Template, build_block, execute_block
+from atpar.ledger.merkle import compute_root
+from atpar.ledger.state import Overlay
+
+BULK: Final = 100
+BLOCK_TIME_MS: Final = 100
+WARM_UP: Final = 2
+"""Blocks that are run and not counted, so that caches are as a running node has them."""
+
+
+class Meter:
+    """Runs blocks one on top of the other and keeps what each stage took."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self.decode_us: list[float] = []
+        self.run_us: list[float] = []
+        self.roots_us: list[float] = []
+        self.wall_us: list[float] = []
+
+    def run_block(self, raws: Sequence[bytes], *, units: int, is_counted: bool) -> None:
+        """Build one block, execute it as a voter would, and make its state the base."""
+        chain, parent = self.chain, self.chain.header
+        time_ms = parent.timestamp_ms + BLOCK_TIME_MS
+        template = Template(0, parent.view + 1, parent, chain.digest, time_ms, "ALFA")
+        built, refused = build_block(
+            chain.base, template, decode_all(raws), chain_id=chain.chain_id
+        )
+        assert not refused
+        assert all(receipt.code == 0 for receipt in built.receipts)
+        block = built.block
+        gc.collect()
+        wall, began = time.perf_counter(), time.process_time()
+        transactions = decode_all(raws)
+        decoded = time.process_time()
+        executed = execute_block(
+            chain.base, parent, chain.digest, block, transactions, chain_id=chain.chain_id
+        )
+        ended, wall_ended = time.process_time(), time.perf_counter()
+        roots_s = time_roots(chain, executed)
+        if is_counted:
+            self.decode_us.append((decoded - began) / units * 1e6)
+            self.run_us.append((ended - decoded - roots_s) / units * 1e6)
+            self.roots_us.append(roots_s / units * 1e6)
+            self.wall_us.append((wall_ended - wall) / units * 1e6)
+        chain.backing.apply(executed.overlay.encode_writes())
+        chain.base.absorb(executed.overlay)
+        chain.header, chain.digest = executed.header, executed.digest
+
+    def describe(self, *, accounts: int, bulk: int) -> dict[str, float | int | str]:
+        """Return the figures."""
+        decode, run = compute_median(self.decode_us), compute_median(self.run_us)
+        return {
+            "accounts": accounts,
+            "transfers_per_tx": bulk,
+            "decode_us": round(decode, 2),
+            "checks_apply_receipt_us": round(run, 2),
+            "us": round(decode + run, 2),
+            "us_min": round(min(self.decode_us) + min(self.run_us), 2),
+            "roots_us": round(compute_median(self.roots_us), 2),
+            "wall_with_roots_us": round(compute_median(self.wall_us), 2),
+        }
+
+
+def time_roots(chain: Chain, executed: Executed) -> float:
+    """Return the processor seconds of a block's three roots alone, computed once more."""
+    probe = Overlay(chain.base)
+    probe.tables, probe.sections = executed.overlay.tables, executed.overlay.sections
+    began = time.process_time()
+    state_root = commit_state(probe)
+    compute_root([tx.hash for tx in executed.transactions])
+    compute_root([encode(receipt) for receipt in executed.receipts])
+    ended = time.process_time()
+    assert state_root == executed.header.state_root
+    return ended - began
+
+
+def measure(*, sizes: Sequence[int], blocks: int, transfers: int, seed: int) -> Report:
+    """Return the cost per transaction of single transfers, and per transfer in bulk."""
+    rows: list[dict[str, float | int | str]] = []
+    for accounts in sizes:
+        chain = build_chain(accounts, seed=seed)
+        for bulk in (1, BULK):
+            rng = random.Random(seed + bulk)
+            meter = Meter(chain)
+            count = max(1, transfers // bulk)
+            for number in range(WARM_UP + blocks):
+                made = make_payments(chain, count, bulk=bulk, rng=rng, is_signed=False)
+                raws = [payment.raw for payment in made]
+                meter.run_block(raws, units=count * bulk, is_counted=number >= WARM_UP)
+            rows.append(meter.describe(accounts=accounts, bulk=bulk))
+    singles = [row for row in rows if row["transfers_per_tx"] == 1]
+    ratio = float(singles[-1]["us"]) / float(singles[0]["us"])
+    notes = [
+        (
+            "us: decode + checks + apply + receipt, processor time; per transaction where a transaction"
+            " has one transfer, per transfer in bulk"
+        ),
+        (
+            f"{singles[-1]['accounts']} accounts cost {ratio:.2f} times what"
+            f" {singles[0]['accounts']} cost"
+        ),
+        f"blocks of {transfers} transfers between random accounts, from {START_MS} ms",
+    ]
+    return Report("execute", rows, notes)

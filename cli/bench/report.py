@@ -1,0 +1,128 @@
+"""What every benchmark prints: rows of figures, with the machine, the commit and the command."""
+
+import cProfile
+import json
+import os
+import platform
+import pstats
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from atpar.cli.output import Output
+
+T = TypeVar("T")
+Row = Mapping[str, float | int | str | bool]
+
+MAX_PROFILE_LINES: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The figures of one benchmark."""
+
+    name: str
+    rows: Sequence[Row]
+    """One per variant, all with the same keys."""
+    notes: Sequence[str] = ()
+    """What a reader has to know to read them."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {
+            "bench": self.name,
+            "command": " ".join(["atpar", *sys.argv[1:]]),
+            "commit": get_commit(),
+            "machine": describe_machine(),
+            "load_average": [round(value, 2) for value in os.getloadavg()],
+            "notes": list(self.notes),
+            "results": [dict(row) for row in self.rows],
+        }
+
+    def list_lines(self) -> list[str]:
+        """Return a table for people: one line per figure, one column per variant."""
+        lines = []
+        for name in self.rows[0]:
+            cells = "".join(f"{_show(row.get(name)):>16}" for row in self.rows)
+            lines.append(f"{name:>28}{cells}")
+        return [*lines, *(f"  {note}" for note in self.notes)]
+
+
+def show(output: Output, report: Report) -> None:
+    """Print a report as a table or as JSON."""
+    output.show(report.as_json(), report.list_lines())
+
+
+def run_profiled(work: Callable[[], T], target: Path | None) -> T:
+    """Run the work; with a target, write where its time went, costliest first.
+
+    A target that ends in `.json` gets one list of [function, calls, own seconds, total seconds];
+    any other gets the text of cProfile's table.
+    """
+    if target is None:
+        return work()
+    profile = cProfile.Profile()
+    try:
+        return profile.runcall(work)
+    finally:
+        with target.open("w", encoding="utf-8") as stream:
+            if target.suffix == ".json":
+                json.dump(_list_costs(profile), stream, indent=1)
+            else:
+                stats = pstats.Stats(profile, stream=stream)
+                stats.sort_stats("tottime").print_stats(MAX_PROFILE_LINES)
+
+
+def _list_costs(profile: cProfile.Profile) -> list[tuple[str, int, float, float]]:
+    found: Iterable[Any] = profile.getstats()
+    costs = [
+        (str(entry.code), entry.callcount, entry.inlinetime, entry.totaltime) for entry in found
+    ]
+    return sorted(costs, key=lambda cost: -cost[2])
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what the figures were measured on."""
+    return {
+        "platform": platform.platform(),
+        "processor": _find_processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def _find_processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def get_commit() -> str:
+    """Return the commit of the source tree, marked when files differ from it; else `unknown`."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def compute_median(values: Iterable[float]) -> float:
+    """Return the middle value of a run's samples."""
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]
+
+
+def _show(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
