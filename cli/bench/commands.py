@@ -17,7 +17,9 @@ profile_option = click.option(
     "--profile", type=click.Path(path_type=Path, dir_okay=False),
     help="Write where the time went to this file (text, or JSON if it ends in .json).",
 )  # fmt: skip
-seed_option = click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same work.")  # fmt: skip
+seed_option = click.option(
+    "--seed", type=int, default=1, show_default=True, help="Same seed, same work."
+)
 
 ATPAR: Final = (sys.executable, "-c", "from atpar.cli.main import main; main()")
 

@@ -111,8 +111,8 @@ def measure(*, sizes: Sequence[int], blocks: int, transfers: int, seed: int) -> 
     ratio = float(singles[-1]["us"]) / float(singles[0]["us"])
     notes = [
         (
-            "us: decode + checks + apply + receipt, processor time; per transaction where a transaction"
-            " has one transfer, per transfer in bulk"
+            "us: decode + checks + apply + receipt, processor time; per transaction where it has"
+            " one transfer, per transfer in bulk"
         ),
         (
             f"{singles[-1]['accounts']} accounts cost {ratio:.2f} times what"
