@@ -237,9 +237,9 @@ class _Update:
                     continue
                 child = self._update_leaf(_get_child(node, nibble), first, last, at + 1)
             else:
-                old_total = _read_u64(node, slot_at + 32)[0]
+                (old_total,) = _read_u64(node, slot_at + 32)
                 if last - first == 1:
-                    child = self._update_one(first, at + 1, old_total)
+                    child = self._update_one(items[first], first, at + 1, old_total)
                 else:
                     child = self._update_node(paths[first][: at + 1], first, last, old_total)
                 if child is not None and not child[2]:
@@ -251,13 +251,13 @@ class _Update:
             top = _SLOTS_AT + _SLOT * occupancy.bit_count()
         return self._store(node_key, node, total)
 
-    def _update_one(self, index: int, at: int, total: int) -> _Child | None:
-        """Apply items[index] alone to the node whose key is the first `at` bytes of its path.
+    def _update_one(self, item: _Item, index: int, at: int, total: int) -> _Child | None:
+        """Apply one item, items[index], to the node whose key is the first `at` bytes of its path.
 
         The same as `_update_node` without the grouping: in a large tree most nodes that a block
         touches have one change below them.
         """
-        path, digest, amount, key = self._items[index]
+        path = item[0]
         node_key, bit = path[:at], 1 << path[at]
         node = self._get_node(node_key)
         if node is None:
@@ -265,23 +265,26 @@ class _Update:
         occupancy = node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]
         if not occupancy & bit:
             return self._update_node(node_key, index, index + 1, total)
-        rank = (occupancy & bit - 1).bit_count()
-        slot_at, top = _SLOTS_AT + _SLOT * rank, _SLOTS_AT + _SLOT * occupancy.bit_count()
-        old_total = _read_u64(node, slot_at + 32)[0]
-        if node[top + rank]:
-            if digest is None or _get_key(node, top, rank) != key:
+        rank, count = (occupancy & bit - 1).bit_count(), occupancy.bit_count()
+        slot_at, top = _SLOTS_AT + _SLOT * rank, _SLOTS_AT + _SLOT * count
+        (old_total,) = _read_u64(node, slot_at + 32)
+        length = node[top + rank]
+        if length:
+            _, digest, amount, key = item
+            key_at = top + count + sum(node[top : top + rank])
+            if digest is None or node[key_at : key_at + length] != key:
                 return self._update_node(node_key, index, index + 1, total)
         else:
-            child = self._update_one(index, at + 1, old_total)
+            child = self._update_one(item, index, at + 1, old_total)
             if child is None or child[2]:
                 return self._reshape(node_key, node, path[at], child, total)
             digest, amount, _ = child
         total += amount - old_total
         if not 0 <= total <= MAX_SUM:
             raise AssertionError(f"sum {total} is outside 0..{MAX_SUM} at {node_key!r}")
-        hashed = node[:slot_at] + digest + _pack_u64(amount) + node[slot_at + _SLOT : top]
-        self._nodes[node_key] = hashed + node[top:]
-        return sha256(hashed).digest(), total, b""
+        changed = b"".join((node[:slot_at], digest, _pack_u64(amount), node[slot_at + _SLOT :]))
+        self._nodes[node_key] = changed
+        return sha256(changed[:top]).digest(), total, b""
 
     def _reshape(
         self, node_key: bytes, data: bytes, nibble: int, child: _Child | None, total: int
