@@ -1,10 +1,10 @@
-"""Plants known mistakes in copies of the code and checks that the tests notice each.
+"""Plants known mistakes in a copy of the tree, one at a time, and checks that the tests notice each.
 
-    python -m tests.mutants [NAME …]        (make mutants)
+    make mutants                        or: python -m tests.mutants [NAME ...] [--every-killer]
 
-A mutant is a change that a tired engineer could make and that would lose or multiply money or
-history. Each is planted alone in a copy, and the tests that should notice run there. A mutant that
-no test kills fails the run: then a test is missing.
+Each mutant is an exact replacement of source text; it fails loudly when that text has moved. The
+commands that should notice it first have to pass on the untouched copy. A survivor, a mutant that
+no longer applies, or a command that fails by itself makes the exit code 1.
 """
 
 import argparse
@@ -14,214 +14,281 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-COPIED = ("cli", "consensus", "ledger", "node", "tests", "docs", "deploy", ".links")
-TIMEOUT_S = 900.0
-TESTS_FAILED = 1
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT_S = 300
+Command = tuple[str, ...]
 
 
-@dataclass(frozen=True)
+def sim(profile: str, seeds: str) -> Command:
+    """Return the command that runs seeds of a profile."""
+    return ("tests.sim", "run", "--profile", profile, "--seeds", seeds, "--json")
+
+
+def test(*paths: str) -> Command:
+    """Return the command that runs tests until the first failure."""
+    return ("pytest", "-q", "-x", "-p", "no:cacheprovider", *paths)
+
+
+@dataclass(frozen=True, slots=True)
 class Mutant:
-    """One planted mistake."""
+    """One mistake, and who should notice it."""
 
     name: str
     path: str
-    found: str
-    """Text that occurs exactly once in the file."""
-    planted: str
-    tests: tuple[str, ...]
-    """Where a test should notice."""
+    old: str
+    new: str
+    killers: tuple[Command, ...]
 
+
+SAFETY = test("tests/consensus/test_safety.py")
+REPLICA = test("tests/consensus/test_replica.py", "tests/consensus/test_traps.py")
+LEDGER = "tests/ledger"
 
 MUTANTS = (
     Mutant(
-        "finalize-after-nullify",
+        "finalize after nullify",
         "consensus/safety.py",
-        "        if view in self._nullified:\n",
-        "        if view in self._nullified and kind is SignKind.NOTARIZE:\n",
-        ("tests/consensus",),
+        "        if view in self._nullified:\n            return None\n        if kind",
+        "        if kind is SignKind.NOTARIZE and view in self._nullified:\n"
+        "            return None\n        if kind",
+        (sim("partition", "0-39"), SAFETY),
     ),
     Mutant(
-        "nullify-after-finalize",
+        "nullify after finalize",
         "consensus/safety.py",
-        "if view in self._finalized or view in self._nullified:",
-        "if view in self._nullified:",
-        ("tests/consensus",),
+        "            if view in self._finalized or view in self._nullified:",
+        "            if view in self._nullified:",
+        (sim("lossy", "0-39"), SAFETY),
     ),
     Mutant(
-        "two-notarizes-in-a-view",
+        "two notarizes in a view",
         "consensus/safety.py",
         "            if view in self._notarized:\n                return None\n",
         "",
-        ("tests/consensus",),
+        (SAFETY,),
     ),
     Mutant(
-        "no-ancestry-check",
+        "no memory of votes across a restart",
         "consensus/engine.py",
-        "if parent is None or not self.is_nullified_between(proposition.parent_view, view):\n"
-        "            first =",
-        "if parent is None:\n            first =",
-        ("tests/consensus",),
+        "        self.gate.restore(vote)\n",
+        "",
+        (sim("crash", "0-79"), REPLICA),
     ),
     Mutant(
-        "quorum-of-f-plus-one",
+        "no ancestry check",
+        "consensus/state.py",
+        "            if state is None or state.nullification is None:\n                return False\n",
+        "",
+        (REPLICA,),
+    ),
+    Mutant(
+        "quorum of f + 1",
         "ledger/certificates.py",
-        "    return validators - (validators - 1) // 3\n",
-        "    return (validators - 1) // 3 + 1\n",
-        ("tests/ledger", "tests/consensus"),
+        "    return validators - (validators - 1) // 3",
+        "    return (validators - 1) // 3 + 1",
+        (sim("partition", "0-39"), test("tests/ledger/test_certificates.py")),
     ),
     Mutant(
-        "send-before-persist",
+        "vote without a record",
+        "consensus/engine.py",
+        "        self._out.append(Persist(VoteRecord(vote)))\n",
+        "",
+        (sim("honest", "0-2"), REPLICA),
+    ),
+    Mutant(
+        "send before persist",
         "node/driver.py",
-        "        if records and self._journal is not None:\n"
-        "            await self._append(records)\n"
+        "        if records and self._journal is not None:\n            await self._append(records)\n"
         "        for action in decided:\n"
         "            if not isinstance(action, actions.Persist):\n"
         "                self._perform(action)\n",
         "        for action in decided:\n"
         "            if not isinstance(action, actions.Persist):\n"
         "                self._perform(action)\n"
-        "        if records and self._journal is not None:\n"
-        "            await self._append(records)\n",
-        ("tests/node",),
+        "        if records and self._journal is not None:\n            await self._append(records)\n",
+        (test("tests/node/test_driver.py"),),
     ),
     Mutant(
-        "state-root-not-compared",
+        "skip the state-root comparison",
         "ledger/execute.py",
-        "    for name in header.__struct_fields__:\n        _check_same(",
-        '    for name in header.__struct_fields__:\n        if name == "state_root":\n'
-        "            continue\n        _check_same(",
-        ("tests/ledger", "tests/node"),
+        "    for name in header.__struct_fields__:\n"
+        "        _check_same(name, getattr(header, name), getattr(executed.header, name))\n",
+        "",
+        (sim("byzantine", "0-79"), test("tests/ledger/test_execute.py")),
     ),
     Mutant(
-        "batch-forgives-one-bad-signature",
+        "batch verification that accepts one bad signature",
+        "node/validator.py",
+        "            if all(given.verdicts[position:end]):",
+        "            if sum(not good for good in given.verdicts[position:end]) <= 1:",
+        (sim("byzantine", "0-149"), test("tests/node/test_validator.py")),
+    ),
+    Mutant(
+        "batch in the ledger that accepts one bad signature",
         "ledger/keys.py",
-        "    return [verify(key, message, signature) for key, message, signature in triples]\n",
-        "    verdicts = [verify(key, message, signature) for key, message, signature in triples]\n"
-        "    return [True] * len(verdicts) if verdicts.count(False) == 1 else verdicts\n",
-        ("tests/ledger", "tests/node"),
+        "    return [verify(key, message, signature) for key, message, signature in triples]",
+        "    found = [verify(key, message, signature) for key, message, signature in triples]\n"
+        "    return [True] * len(found) if found.count(False) <= 1 else found",
+        (test("tests/ledger/test_keys.py"),),
     ),
     Mutant(
-        "verified-cache-keyed-by-client-id",
+        "verified-cache keyed by client id",
         "node/validator.py",
         "        unverified = [tx for tx in body.transactions if tx.hash not in self._verified]\n",
-        "        known = self._verified\n"
-        "        unverified = [tx for tx in body.transactions if tx.body.tx_id not in known]\n"
-        "        for tx in body.transactions:\n"
-        "            self._verified.add(tx.body.tx_id)\n",
-        ("tests/node",),
+        "        find = self.mempool.find\n"
+        "        fresh = [tx for tx in body.transactions if tx.hash not in self._verified]\n"
+        "        unverified = [tx for tx in fresh if find(tx.body.sender, tx.body.tx_id) is None]\n",
+        (sim("byzantine", "0-149"), test("tests/node/test_validator.py")),
     ),
     Mutant(
-        "header-parent-unchecked",
+        "header.parent unchecked",
         "consensus/proposals.py",
-        "    if info.parent != parent.digest:\n",
-        "    if False:\n",
-        ("tests/consensus",),
+        "    if info.parent != parent.digest:",
+        "    if False:",
+        (test("tests/consensus/test_traps.py"),),
     ),
     Mutant(
-        "reserve-gate-before-the-mint",
+        "nullification jumps ahead",
+        "consensus/engine.py",
+        "                state.nullification = certificate\n",
+        "                state.nullification = certificate\n"
+        "                self.view = max(self.view, view)\n",
+        (REPLICA, sim("partition", "0-39")),
+    ),
+    Mutant(
+        "reserve gate on the supply before the mint",
         "ledger/supply.py",
-        "    needed = after * (MAX_BASIS_POINTS",
-        "    needed = (after - op.amount) * (MAX_BASIS_POINTS",
-        ("tests/ledger",),
+        "    needed = after * (",
+        "    needed = (after - op.amount) * (",
+        (test("tests/ledger/test_supply.py"),),
     ),
     Mutant(
-        "transfer-reads-both-balances-first",
+        "transfer that reads both balances before it writes",
         "ledger/payments.py",
-        "    if debtor is not None:\n"
         '        _add(ctx, f"{asset}|{debtor}".encode(), -amount)\n'
-        "    if creditor is not None:\n",
-        '    key = f"{asset}|{creditor}".encode()\n'
-        "    old = ctx.overlay.get(BALANCES, key)\n"
-        "    if debtor is not None:\n"
+        "    if creditor is not None:\n"
+        '        _add(ctx, f"{asset}|{creditor}".encode(), amount)\n',
+        '        held = ctx.overlay.get(BALANCES, f"{asset}|{creditor}".encode()) or NO_BALANCE\n'
         '        _add(ctx, f"{asset}|{debtor}".encode(), -amount)\n'
-        "    if old is not None:\n"
-        "        ctx.overlay.put(BALANCES, key, old)\n"
-        "    if creditor is not None:\n",
-        ("tests/ledger",),
+        "    if creditor is not None:\n"
+        "        if debtor is not None:\n"
+        '            ctx.overlay.put(BALANCES, f"{asset}|{creditor}".encode(), held)\n'
+        '        _add(ctx, f"{asset}|{creditor}".encode(), amount)\n',
+        (test("tests/ledger/test_payments.py"),),
     ),
     Mutant(
-        "proof-verifier-trusts-the-total",
+        "proof verifier that trusts the total",
         "ledger/tree.py",
-        "    if computed != root:\n        raise ProofInvalid(",
-        "    if computed.hash != root.hash:\n        raise ProofInvalid(",
-        ("tests/ledger",),
-    ),
-    Mutant(
-        "funding-reference-not-remembered",
-        "ledger/supply.py",
-        "    if ctx.overlay.get(FUNDING_REFS, reference) is not None:\n",
-        "    if False:\n",
-        ("tests/ledger",),
+        "    if computed != root:\n",
+        "    if computed.hash != root.hash:\n",
+        (test("tests/ledger/test_tree.py", "tests/ledger/test_proofs.py"),),
     ),
 )
 
 
-def plant(mutant: Mutant, folder: Path) -> None:
-    """Write a copy of the project with the mistake in it."""
-    for name in COPIED:
-        shutil.copytree(
-            ROOT / name,
-            folder / name,
-            symlinks=True,
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
-    for name in ("pyproject.toml", "README.md", "requirements.lock", "requirements-test.lock"):
-        shutil.copy(ROOT / name, folder / name)
-    path = folder / mutant.path
-    text = path.read_text()
-    assert text.count(mutant.found) == 1, f"{mutant.name}: its place in {mutant.path} has moved"
-    path.write_text(text.replace(mutant.found, mutant.planted))
+def copy_tree(target: Path) -> None:
+    """Copy what the tests need; links stay links, so the copy imports itself."""
+    skipped = shutil.ignore_patterns(
+        ".git", ".venv", "__pycache__", ".*_cache", "htmlcov", "results", "build", "dist"
+    )
+    shutil.copytree(ROOT, target, symlinks=True, ignore=skipped)
 
 
-def run_tests(mutant: Mutant, folder: Path) -> tuple[int, str]:
-    """Run the tests that should notice in a copy; return pytest's exit code and last words."""
-    # The links make `atpar` a namespace of this very copy, before the installed one.
-    environment = {**os.environ, "PYTHONPATH": str(folder / ".links"), "PYTHONSAFEPATH": ""}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests]
+def run(command: Command, tree: Path) -> bool:
+    """Return whether a command succeeds in a tree; one that takes too long does not."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tree / '.links'}{os.pathsep}{tree}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     try:
         done = subprocess.run(
-            command,
-            cwd=folder,
+            [sys.executable, "-m", *command],
+            cwd=tree,
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             timeout=TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        # A mistake that makes a test wait for ever has been noticed too.
-        return TESTS_FAILED, f"no end within {TIMEOUT_S:.0f} s"
-    lines = done.stdout.strip().splitlines()
-    failed = [line for line in lines if line.startswith("FAILED")]
-    return done.returncode, (failed or lines or ["nothing"])[-1]
+        return False
+    return done.returncode == 0
+
+
+def find_place(tree: Path) -> str:
+    """Return the file from which a process in the copy imports the code under test."""
+    environment = {**os.environ, "PYTHONPATH": f"{tree / '.links'}{os.pathsep}{tree}"}
+    code = "import atpar.consensus.engine as e; print(e.__file__)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tree,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return answer.stdout.strip()
+
+
+def judge(mutant: Mutant, tree: Path, *, every: bool) -> str | None:
+    """Plant one mutant, and return who killed it, or None; leave the tree as it was."""
+    path = tree / mutant.path
+    source = path.read_text()
+    if source.count(mutant.old) != 1:
+        raise LookupError(f"{mutant.path}: the text occurs {source.count(mutant.old)} times")
+    path.write_text(source.replace(mutant.old, mutant.new))
+    try:
+        killers = []
+        for command in mutant.killers:
+            if not run(command, tree):
+                killers.append(" ".join(part for part in command if part[0] != "-"))
+                if not every:
+                    break
+        return ", ".join(killers) or None
+    finally:
+        path.write_text(source)
+
+
+def check_commands(mutants: Sequence[Mutant], tree: Path) -> list[str]:
+    """Return the commands that fail although no mistake is planted."""
+    commands = dict.fromkeys(command for mutant in mutants for command in mutant.killers)
+    return [" ".join(command) for command in commands if not run(command, tree)]
 
 
 def main() -> int:
-    """Plant each mutant; return 1 if any survives."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
-    parser.add_argument("names", nargs="*", help="default: all")
-    names = parser.parse_args().names
-    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
-    survivors = []
-    for mutant in chosen:
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="atpar-mutant-") as temporary:
-            plant(mutant, Path(temporary))
-            code, words = run_tests(mutant, Path(temporary))
-        killed = code == TESTS_FAILED
-        verdict = "killed" if killed else "SURVIVED" if code == 0 else f"BROKEN ({code})"
-        seconds = time.monotonic() - began
-        sys.stdout.write(f"{verdict:<10} {mutant.name:<36} {seconds:5.0f} s  {words[:110]}\n")
-        sys.stdout.flush()
-        if not killed:
-            survivors.append(mutant.name)
-    sys.stdout.write(f"{len(chosen) - len(survivors)} of {len(chosen)} mutants killed\n")
-    return 1 if survivors else 0
+    parser.add_argument("names", nargs="*", help="parts of names; default: all")
+    parser.add_argument("--every-killer", action="store_true", help="run all commands of each")
+    options = parser.parse_args()
+    chosen = [m for m in MUTANTS if not options.names or any(n in m.name for n in options.names)]
+    bad = 0
+    with tempfile.TemporaryDirectory(prefix="atpar-mutants-") as folder:
+        tree = Path(folder).resolve() / "tree"
+        copy_tree(tree)
+        place = find_place(tree)
+        if not place.startswith(str(tree)):
+            print(f"the copy imports {place}, not itself")
+            return 1
+        for command in check_commands(chosen, tree):
+            print(f"FAILS BY ITSELF  {command}")
+            bad += 1
+        for mutant in chosen:
+            began = time.monotonic()
+            try:
+                killer = judge(mutant, tree, every=options.every_killer)
+            except LookupError as moved:
+                verdict, bad = f"DOES NOT APPLY: {moved}", bad + 1
+            else:
+                verdict = f"SURVIVED {mutant.path}" if killer is None else f"killed by {killer}"
+                bad += killer is None
+            print(f"{mutant.name:52} {verdict} ({time.monotonic() - began:.0f} s)", flush=True)
+    print(f"{len(chosen)} mutants, {bad} problems")
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

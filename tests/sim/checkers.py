@@ -5,6 +5,7 @@ is the cause.
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 from atpar.consensus.messages import (
     Finalize,
@@ -26,6 +27,7 @@ from atpar.ledger.certificates import (
 )
 from atpar.ledger.commitment import commit_state
 from atpar.ledger.invariants import check_invariants
+from atpar.ledger.keys import SignedTriple
 from atpar.ledger.records import SECTIONS
 from atpar.ledger.state import Base, MemoryBacking, Overlay
 from atpar.node import actions
@@ -40,8 +42,11 @@ class Violation(Exception):
 class Checkers:
     """Watches honest machines. One per run."""
 
-    def __init__(self, *, faults: int) -> None:
+    def __init__(
+        self, *, faults: int, verify_batch: Callable[[Sequence[SignedTriple]], list[bool]]
+    ) -> None:
         self._faults = faults
+        self._verify_batch = verify_batch
         self.chain: dict[int, FinalBlock] = {}
         """height -> the block, as first finalised by anybody."""
         self.transactions: dict[bytes, int] = {}
@@ -168,6 +173,8 @@ class Checkers:
             raise Violation(f"height {height + 1} does not stand on height {height}")
         self.chain[height] = block
         for tx in block.transactions:
+            if not all(self._verify_batch(tx.compute_triples())):
+                raise Violation(f"height {height} carries a transaction that nobody signed")
             if tx.hash in self.transactions:
                 raise Violation(
                     f"transaction {tx.hash.hex()[:8]} is final at heights"

@@ -23,8 +23,8 @@ MAX_EVENTS = 400_000
 class Recorder(Checkers):
     """Checks, and takes the time from submission to finality at the submitter."""
 
-    def __init__(self, cluster: Callable[[], Cluster], *, faults: int) -> None:
-        super().__init__(faults=faults)
+    def __init__(self, cluster: Callable[[], Cluster], *, faults: int, ring: Keyring) -> None:
+        super().__init__(faults=faults, verify_batch=ring.verify_batch)
         self._cluster = cluster
         self.waiting: dict[bytes, tuple[str, int]] = {}
         """Transaction hash -> (machine id, time) of what is not final at its submitter."""
@@ -51,8 +51,8 @@ class Scenario:
         self.plan = plan
         self.rng = random.Random(f"{seed}/faults")
         faults = (validators - 1) // 3
-        self.checkers = Recorder(lambda: self.cluster, faults=faults)
         ring = Keyring(is_real=plan.is_signed)
+        self.checkers = Recorder(lambda: self.cluster, faults=faults, ring=ring)
         genesis = make_genesis(validators, plan.spares, plan.epoch_blocks)
         self.codes = get_codes(validators)
         self.cluster = Cluster(

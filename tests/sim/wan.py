@@ -58,8 +58,8 @@ class Wide:
         n = setting.validators
         name = f"wan/{n}/{setting.crashed}/{setting.seed}"
         self.rng = random.Random(name)
-        self.checkers = Recorder(lambda: self.cluster, faults=(n - 1) // 3)
         ring = Keyring(is_real=False)
+        self.checkers = Recorder(lambda: self.cluster, faults=(n - 1) // 3, ring=ring)
         genesis = make_genesis(n, 0, NO_EPOCHS)
         network = Network(random.Random(f"{name}/network"), Link())
         self.cluster = Cluster(

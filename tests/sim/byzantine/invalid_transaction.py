@@ -15,7 +15,8 @@ class InvalidTransaction(Actor):
             yield peer, message
             return
         candidates = [self.forge() for _ in range(self.rng.randint(1, 3))]
-        candidates += self.machine.running.mempool.list_pending(limit=3)
+        for tx in self.machine.running.mempool.list_pending(limit=3):
+            candidates.append(self.spoil(tx) if self.rng.random() < 0.5 else tx)
         bad = rebuild(self, message, later_ms=0, candidates=candidates)
         yield peer, message if bad is None else bad
 
@@ -24,6 +25,9 @@ class InvalidTransaction(Actor):
         cluster = self.cluster
         treasury = Treasury(cluster.genesis, cluster.ring, self.rng)
         treasury.start_at(self.rng.getrandbits(100))
-        tx = treasury.pay(cluster.wall_ms)
+        return self.spoil(treasury.pay(cluster.wall_ms))
+
+    def spoil(self, tx: Transaction) -> Transaction:
+        """Return the same transaction, id and all, with signatures of nobody."""
         signatures = [(s.key, self.rng.randbytes(64)) for s in tx.signatures]
         return decode_transaction(encode_envelope(tx.body_bytes, signatures))
