@@ -46,7 +46,7 @@ from atpar.ledger.operations import (
     Void,
     WeightedKey,
 )
-from atpar.ledger.policies import list_new_keys
+from atpar.ledger.policies import list_new_keys, needs_two_keys
 from atpar.ledger.records import (
     ACCOUNTS,
     ASSETS,
@@ -523,7 +523,9 @@ def _of_unfreeze(view: View, op: Unfreeze) -> Sequence[str]:
     if order is None:
         raise Refused(Code.UNKNOWN_FREEZE, f"no freeze {op.freeze.hex()}")
     if order.asset is None:
-        return (order.by,)
+        # Lifting takes two keys, ordering may take one: then the regulator's admin lifts.
+        alone = not needs_two_keys(get_policy(view, order.by))
+        return (admin_of(participant_of(order.by)) if alone else order.by,)
     return (_asset(view, order.asset).terms.compliance_release,)
 
 

@@ -54,6 +54,7 @@ class Code(IntEnum):
     ACCOUNT_CLOSED = 207
     PARTICIPANT_SUSPENDED = 208
     UNKNOWN_TARGET = 209
+    ENTRY_EXISTS = 210
     # On state: policies, roles and parameters.
     POSSESSION_MISSING = 220
     KEY_TAKEN = 221
@@ -216,6 +217,11 @@ MEANINGS: dict[Code, Meaning] = {
     ),
     Code.UNKNOWN_TARGET: Meaning(
         "AC03", "The account that the order is about does not exist.", "Check the account id."
+    ),
+    Code.ENTRY_EXISTS: Meaning(
+        "AM05",
+        "The id was used long ago and what it made then still exists.",
+        "Use a new transaction id.",
     ),
     Code.POSSESSION_MISSING: Meaning(
         "DS0H",

@@ -2,10 +2,8 @@
 
 from atpar.ledger.codec import encode
 from atpar.ledger.records import (
-    ASSETS,
     BALANCES,
     NO_RESERVE,
-    NO_SUPPLY,
     PROVEN_SECTIONS,
     RESERVES,
     SUPPLIES,
@@ -65,9 +63,8 @@ def read_state_table(view: View) -> StateTable:
         SectionRoot(section.id, get_root(view, tree).hash) for section, tree in SECTION_TREES
     )
     rows = []
-    for key, _ in view.scan(ASSETS, b""):
+    for key, supply in view.scan(SUPPLIES, b""):
         code = key.decode()
-        supply = view.get(SUPPLIES, key) or NO_SUPPLY
         reserve = view.get(RESERVES, key) or NO_RESERVE
         root = get_root(view, compute_asset_tree(code))
         circulating = supply.minted - supply.burned

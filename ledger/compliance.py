@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from atpar.ledger.codes import Code
 from atpar.ledger.context import (
     Context,
+    check_new_entry,
     check_sum,
     get_balance,
     load_asset,
@@ -64,6 +65,8 @@ def apply_freeze(ctx: Context, op: Freeze) -> None:
     account = ctx.overlay.get(ACCOUNTS, op.account.encode())
     if account is None and op.account != GOVERNANCE:
         raise Refused(Code.UNKNOWN_TARGET, f"no account {op.account}")
+    freeze_id = ctx.compute_id(HashTag.FREEZE)
+    check_new_entry(ctx.overlay.get(FREEZES, freeze_id), freeze_id)
     if op.by != compliance and (op.asset is not None or not is_regulator(ctx.overlay, op.by)):
         whose = "a regulator" if op.asset is None else compliance
         raise Refused(Code.ROLE_MISSING, f"{op.by} may not order this, {whose} may")
@@ -73,7 +76,6 @@ def apply_freeze(ctx: Context, op: Freeze) -> None:
     if account is None or _is_protected(ctx, op.account, op.asset):
         raise Refused(Code.PROTECTED_ACCOUNT, f"{op.account} serves the asset or the chain")
     check_sum(sum(o.amount or 0 for o in orders) + (op.amount or 0), "the frozen amount")
-    freeze_id = ctx.compute_id(HashTag.FREEZE)
     order = FreezeOrder(
         account=op.account,
         asset=op.asset,

@@ -100,6 +100,18 @@ def compute_entry_id(tag: HashTag, sender: str, tx_id: bytes, op_index: int) -> 
     return compute_hash(tag, encode((sender, tx_id, op_index)))
 
 
+def check_new_entry(found: object | None, entry_id: bytes) -> None:
+    """Check that no hold, freeze or proposal has an id yet.
+
+    A transaction id that is no longer retained may be used again, and would make the same id.
+
+    Raises:
+        Refused: ENTRY_EXISTS.
+    """
+    if found is not None:
+        raise Refused(Code.ENTRY_EXISTS, f"{entry_id.hex()} exists")
+
+
 def load_asset(ctx: Context, code: str) -> Asset:
     """Return an asset.
 

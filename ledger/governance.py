@@ -19,7 +19,7 @@ from atpar.ledger.authority import (
 )
 from atpar.ledger.certificates import compute_quorum
 from atpar.ledger.codes import Code
-from atpar.ledger.context import Context
+from atpar.ledger.context import Context, check_new_entry
 from atpar.ledger.errors import Refused
 from atpar.ledger.hashing import HashTag
 from atpar.ledger.limits import (
@@ -69,13 +69,14 @@ def apply_propose(ctx: Context, op: Propose) -> None:
     """Store a bundle; the maker's keys count as approvals."""
     _drop_expired(ctx, ctx.sender)
     voices = examine_bundle(ctx.overlay, op.ops).voices
+    proposal_id = ctx.compute_id(HashTag.PROPOSAL)
+    check_new_entry(ctx.overlay.get(PROPOSALS, proposal_id), proposal_id)
     waiting = sum(1 for _ in ctx.overlay.scan(OPEN_PROPOSALS, _sender_prefix(ctx.sender)))
     if waiting >= MAX_OPEN_PROPOSALS_PER_ACCOUNT:
         raise Refused(Code.LIMIT_OF_ENTRIES, f"{ctx.sender} has {waiting} open proposals")
     if op.expires_at_ms <= ctx.now_ms:
         raise Refused(Code.PROPOSAL_EXPIRED, f"expires at {op.expires_at_ms}, it is {ctx.now_ms}")
     makers = tuple(key for key in ctx.signers if key in voices)
-    proposal_id = ctx.compute_id(HashTag.PROPOSAL)
     proposal = Proposal(
         sender=ctx.sender,
         makers=makers,

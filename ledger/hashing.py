@@ -24,6 +24,7 @@ class HashTag(Enum):
     NODE = b"atpar/node/v1\0"
     HOLD = b"atpar/hold/v1\0"
     FREEZE = b"atpar/freeze/v1\0"
+    ATTESTATION = b"atpar/attestation/v1\0"
     PROPOSAL = b"atpar/proposal/v1\0"
     BUNDLE = b"atpar/bundle/v1\0"
     BUCKET = b"atpar/bucket/v1\0"

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from atpar.ledger.codes import Code
 from atpar.ledger.context import (
     Context,
+    check_new_entry,
     get_balance,
     is_suspended,
     load_asset,
@@ -107,9 +108,11 @@ def list_open_holds(
 
 def apply_hold(ctx: Context, op: PlaceHold) -> None:
     """Reserve money for a creditor under a condition."""
+    hold_id = ctx.compute_id(HashTag.HOLD)
     for arbiter in op.condition.arbiters:
         if ctx.overlay.get(ACCOUNTS, arbiter.encode()) is None:
             raise Refused(Code.UNKNOWN_TARGET, f"no account {arbiter} to arbitrate")
+    check_new_entry(ctx.overlay.get(HOLDS, hold_id), hold_id)
     _check_room(get_balance(ctx, balance_key(op.asset, op.debtor)), op.debtor)
     check_payment(ctx, op, pause=Pause.HOLD)
     if op.expires_at_ms <= ctx.now_ms:
@@ -138,7 +141,7 @@ def apply_hold(ctx: Context, op: PlaceHold) -> None:
         ),
         redemption=None,
     )
-    _open_payment_hold(ctx, ctx.compute_id(HashTag.HOLD), hold)
+    _open_payment_hold(ctx, hold_id, hold)
     change_held(ctx, op.asset, op.debtor, op.amount, holds=1)
 
 
@@ -246,7 +249,9 @@ def apply_assign(ctx: Context, op: Assign) -> None:
         if is_suspended(ctx, account_id):
             raise Refused(Code.PARTICIPANT_SUSPENDED, f"{account_id} is suspended")
     balance = get_balance(ctx, balance_key(hold.asset, hold.debtor))
-    if 0 < op.amount < hold.open:
+    if op.amount < hold.open:
+        part_id = ctx.compute_id(HashTag.HOLD)
+        check_new_entry(ctx.overlay.get(HOLDS, part_id), part_id)
         _check_room(balance, hold.debtor)
     if asset.paused & Pause.HOLD:
         raise Refused(Code.PAUSED, f"holds of {hold.asset} are paused")

@@ -35,10 +35,11 @@ MAX_WEIGHT: Final = 1_000
 MAX_VALIDATORS: Final = 127
 MIN_VALIDATORS: Final = 4
 MAX_MINTERS_PER_ASSET: Final = 16
-MAX_ASSETS: Final = 1_000
+MAX_ASSETS: Final = 100
+"""Some rules look at every asset; so does each state root."""
 MAX_OPEN_HOLDS_PER_ACCOUNT: Final = 10_000
 MAX_OPEN_REDEMPTIONS_PER_ACCOUNT: Final = 1_000
-MAX_UNAUDITED_ATTESTATIONS: Final = 4_096
+MAX_UNAUDITED_ATTESTATIONS: Final = 10_000
 """Older sequences can no longer be countersigned."""
 LIMIT_PERIOD_RANGE_MS: Final = (1_000, 366 * DAY_MS)
 MAX_ARBITERS: Final = 8

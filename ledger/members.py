@@ -138,10 +138,14 @@ def _schedule_recovery(ctx: Context, op: UpdateAccount, account: Account) -> Non
     register_signed_policy(ctx.overlay, participant_of(op.account), op.policy)
     if not is_regulator(ctx.overlay, op.regulator):
         raise Refused(Code.ROLE_MISSING, f"{op.regulator} is no regulator's account")
+    key = op.account.encode()
+    ctx.overlay.put(ACCOUNTS, key, replace(account, policy=op.policy))
+    for fault in find_account_faults(ctx.overlay, op.account):
+        raise Refused(fault.code, f"{fault.field}: {fault.message}")
     if account.pending is not None:
         ctx.overlay.delete(RECOVERIES, _recovery_key(op.account, account.pending))
     pending = PendingPolicy(op.policy, ctx.now_ms + RECOVERY_DELAY_MS)
-    ctx.overlay.put(ACCOUNTS, op.account.encode(), replace(account, pending=pending))
+    ctx.overlay.put(ACCOUNTS, key, replace(account, pending=pending))
     ctx.overlay.put(RECOVERIES, _recovery_key(op.account, pending), MARK)
 
 

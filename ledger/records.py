@@ -156,10 +156,7 @@ NO_RESERVE: Final = Reserve(0, 0, 0, 0, (), ZERO_HASH, 0, 0)
 class Attestation(Wire, frozen=True):
     """One sequence as the custodian stated it, kept until the auditor went past it."""
 
-    as_of_ms: TimeMs
-    amount: Amount
-    paid_not_burned: tuple[Hash, ...]
-    report_hash: Hash
+    values_hash: Hash
 
 
 class Quota(Wire, frozen=True):

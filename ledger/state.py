@@ -9,6 +9,7 @@ Tree nodes of the state root live beside the records, in the same overlays, so t
 speculative block drops its tree nodes with it.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -160,7 +161,7 @@ class Overlay:
     back one by one, which costs a success nothing but the list of what it overwrote.
     """
 
-    __slots__ = ("_undo", "nodes", "parent", "sections", "tables")
+    __slots__ = ("_order", "_undo", "nodes", "parent", "sections", "tables")
 
     def __init__(self, parent: "View") -> None:
         self.parent = parent
@@ -169,6 +170,9 @@ class Overlay:
         self.sections: dict[int, Section[Any]] = {}
         self.nodes: dict[bytes, bytes | None] = {}
         self._undo: list[tuple[dict[bytes, Any], bytes, Any]] = []
+        self._order: dict[int, list[bytes]] = {}
+        """Section id -> keys of its table in order, kept once the section was scanned. May hold
+        keys that a rollback took out of the table."""
 
     def get(self, section: Section[T], key: bytes) -> T | None:
         """Return the record under a key, or None."""
@@ -184,7 +188,7 @@ class Overlay:
         """Write a record."""
         # The body of `_write` once more: this runs several times for every payment.
         table = self.tables.get(section.id)
-        if table is None:
+        if table is None or section.id in self._order:
             self._write(section, key, record)
             return
         self._undo.append((table, key, table.get(key, _MISSING)))
@@ -199,8 +203,12 @@ class Overlay:
         if table is None:
             table = self.tables[section.id] = {}
             self.sections[section.id] = section
-        self._undo.append((table, key, table.get(key, _MISSING)))
+        before = table.get(key, _MISSING)
+        self._undo.append((table, key, before))
         table[key] = record
+        order = self._order.get(section.id)
+        if order is not None and before is _MISSING:
+            insort(order, key)
 
     def checkpoint(self) -> None:
         """Keep everything written so far: a later rollback goes back to here."""
@@ -219,32 +227,16 @@ class Overlay:
     def scan(self, section: Section[T], prefix: bytes) -> Iterator[tuple[bytes, T]]:
         """Yield (key, record) for all keys with the prefix, in key order.
 
-        Reads as far as it is consumed. Writes made meanwhile may or may not show.
+        Reads as far as it is consumed. Whoever writes to the section meanwhile lists it first.
         """
         below = self.parent.scan(section, prefix)
         table = self.tables.get(section.id)
         if not table:
-            yield from below
-            return
-        own = sorted(key for key in table if key.startswith(prefix))
-        position = 0
-        for key, record in below:
-            while position < len(own) and own[position] < key:
-                written = table.get(own[position])
-                if written is not None:
-                    yield own[position], written
-                position += 1
-            if position < len(own) and own[position] == key:
-                position += 1
-                written = table.get(key)
-                if written is not None:
-                    yield key, written
-            else:
-                yield key, record
-        for key in own[position:]:
-            written = table.get(key)
-            if written is not None:
-                yield key, written
+            return below
+        order = self._order.get(section.id)
+        if order is None:
+            order = self._order[section.id] = sorted(table)
+        return _merge(_list_own(table, order, prefix), below)
 
     def get_node(self, key: bytes) -> bytes | None:
         """Return the encoded tree node under a key, or None."""
@@ -267,6 +259,39 @@ class Overlay:
                 yield section_id, key, None if record is None else encode(record)
         for key, node in self.nodes.items():
             yield TREE_NODES, key, node
+
+
+def _list_own(
+    table: dict[bytes, Any], order: list[bytes], prefix: bytes
+) -> Iterator[tuple[bytes, Any]]:
+    """Yield an overlay's writes under a prefix, in key order, deletions as None."""
+    previous = None
+    for position in range(bisect_left(order, prefix), len(order)):
+        key = order[position]
+        if not key.startswith(prefix):
+            return
+        record = table.get(key, _MISSING)
+        if record is not _MISSING and key != previous:
+            yield key, record
+            previous = key
+
+
+def _merge(
+    own: Iterator[tuple[bytes, Any]], below: Iterator[tuple[bytes, Any]]
+) -> Iterator[tuple[bytes, Any]]:
+    """Yield both in key order, where an overlay's own write hides what is below."""
+    mine, other = next(own, None), next(below, None)
+    while mine is not None or other is not None:
+        if mine is None or (other is not None and other[0] < mine[0]):
+            assert other is not None
+            yield other
+            other = next(below, None)
+            continue
+        if other is not None and other[0] == mine[0]:
+            other = next(below, None)
+        if mine[1] is not None:
+            yield mine
+        mine = next(own, None)
 
 
 class MemoryBacking:

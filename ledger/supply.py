@@ -8,9 +8,11 @@ backing` is R of the gate, kept up to date by every operation that changes it:
 
 from msgspec.structs import replace
 
+from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
 from atpar.ledger.context import (
     Context,
+    check_new_entry,
     check_sum,
     get_balance,
     is_suspended,
@@ -19,7 +21,7 @@ from atpar.ledger.context import (
     load_party,
 )
 from atpar.ledger.errors import Refused
-from atpar.ledger.hashing import HashTag
+from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.holds import (
     end_redemption,
     is_burn_blocked,
@@ -107,7 +109,7 @@ def _attest(ctx: Context, op: AttestReserve) -> None:
         report_hash=op.report_hash,
     )
     ctx.overlay.put(RESERVES, op.asset.encode(), after)
-    stated = Attestation(op.as_of_ms, op.amount, op.paid_not_burned, op.report_hash)
+    stated = Attestation(_hash_values(op))
     ctx.overlay.put(ATTESTATIONS, _attestation_key(op.asset, op.sequence), stated)
     dropped = op.sequence - MAX_UNAUDITED_ATTESTATIONS
     if dropped > reserve.audited_sequence:
@@ -154,7 +156,7 @@ def _countersign(ctx: Context, op: AttestReserve) -> None:
             f"sequence {op.sequence} is not one that waits for the auditor: "
             f"audited {reserve.audited_sequence}, attested {reserve.sequence}",
         )
-    if stated != Attestation(op.as_of_ms, op.amount, op.paid_not_burned, op.report_hash):
+    if stated.values_hash != _hash_values(op):
         raise Refused(
             Code.ATTESTATION_MISMATCH, f"the custodian stated other values in {op.sequence}"
         )
@@ -164,6 +166,12 @@ def _countersign(ctx: Context, op: AttestReserve) -> None:
     for key, _ in list(ctx.overlay.scan(ATTESTATIONS, op.asset.encode() + b"|")):
         if key <= last:
             ctx.overlay.delete(ATTESTATIONS, key)
+
+
+def _hash_values(op: AttestReserve) -> bytes:
+    """Return the hash of what an attestation states, whoever signs it."""
+    values = (op.asset, op.sequence, op.as_of_ms, op.amount, op.paid_not_burned, op.report_hash)
+    return compute_hash(HashTag.ATTESTATION, encode(values))
 
 
 def _attestation_key(asset: str, sequence: int) -> bytes:
@@ -316,6 +324,8 @@ def apply_redeem(ctx: Context, op: Redeem) -> None:
     holder = load_party(ctx, op.holder)
     if holder.status is AccountStatus.CLOSED:
         raise Refused(Code.ACCOUNT_CLOSED, f"{op.holder} is closed")
+    hold_id = ctx.compute_id(HashTag.HOLD)
+    check_new_entry(ctx.overlay.get(HOLDS, hold_id), hold_id)
     balance = get_balance(ctx, balance_key(op.asset, op.holder))
     if balance.redemptions >= MAX_OPEN_REDEMPTIONS_PER_ACCOUNT:
         raise Refused(
@@ -348,7 +358,7 @@ def apply_redeem(ctx: Context, op: Redeem) -> None:
             reversed=0,
         ),
     )
-    open_redemption(ctx, ctx.compute_id(HashTag.HOLD), hold)
+    open_redemption(ctx, hold_id, hold)
 
 
 def apply_burn(ctx: Context, op: Burn) -> None:

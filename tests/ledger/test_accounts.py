@@ -274,6 +274,12 @@ def test_a_second_schedule_replaces_the_first_and_starts_anew(world: World) -> N
     assert world.run(pay, keys=["ALFA-newer"]) is Code.OK
 
 
+def test_a_recovery_that_breaks_a_role_now_is_refused_at_once(world: World) -> None:
+    op = recover("JDCL/treasury", policy=policy_of(1, ["JDCL-t9"]))
+    keys = ["JDCL-a1", "JDCL-a2", "REGU-a1", "REGU-a2", "JDCL-t9"]
+    assert world.run(op, sender="JDCL/admin", keys=keys) is Code.POLICY_WEAK
+
+
 def test_governance_and_a_regulator_recover_an_admin_account(world: World) -> None:
     op = recover("ALFA/admin", policy=policy_of(2, ["ALFA-n1", "ALFA-n2"]))
     keys = ["REGU-a1", "REGU-a2", "ALFA-n1", "ALFA-n2"]

@@ -54,6 +54,12 @@ def test_a_regulators_freeze_covers_all_assets(world: World) -> None:
     assert world.run(transfer("ALFA/main", "BRVO/main", 1)) is Code.OK
 
 
+def test_a_regulators_order_by_one_key_is_lifted_by_two(world: World) -> None:
+    freeze = world.freeze("ALFA/main", None, by="REGU/watch")
+    assert world.unfreeze(freeze, by="REGU/watch") is Code.UNAUTHORISED
+    assert world.unfreeze(freeze, by="REGU/admin") is Code.OK
+
+
 def test_a_frozen_amount_stays_and_the_rest_moves(world: World) -> None:
     world.freeze("ALFA/main", direction=Direction.DEBIT, amount=600)
     assert world.balance("ALFA/main").available == 400

@@ -4,12 +4,16 @@ import pytest
 
 from atpar.ledger import records
 from atpar.ledger.codes import Code
+from atpar.ledger.context import compute_entry_id
+from atpar.ledger.hashing import HashTag
 from atpar.ledger.ids import EMPTY_BUCKET, extend_bucket
 from atpar.ledger.limits import DAY_MS, HOUR_MS
-from atpar.ledger.operations import Void
-from atpar.ledger.reads import get_tx_record
+from atpar.ledger.operations import Assign, Freeze, Operation, Propose, Redeem, Void
+from atpar.ledger.reads import get_hold, get_tx_record
 from atpar.ledger.records import hour_key
-from tests.ledger.world import START_MS, World, make_document, make_params
+from atpar.ledger.types import Direction
+from tests.ledger.test_holds import hold_op
+from tests.ledger.world import HKD, START_MS, World, make_document, make_params, transfer
 
 RETENTION = 2 * DAY_MS
 
@@ -84,6 +88,58 @@ def test_an_id_in_use_again_survives_the_removal_of_its_old_entry(
     assert record is not None
     assert record.valid_until_ms == START_MS + HOUR_MS + RETENTION
     assert void(world, reused, world.now_ms + 1) is Code.ID_REUSED
+
+
+def test_an_id_used_again_does_not_overwrite_what_it_made() -> None:
+    """A hold outlives the retention of the id that named it."""
+    world = World(make_document(params=make_params(tx_id_retention_ms=RETENTION)))
+    world.fund("ALFA/main", 100)
+    tx_id = bytes(15) + b"\xff"
+    redeem = Redeem(HKD, "ALFA/main", 10, bytes(32))
+    freeze = Freeze("DLTA/main", HKD, Direction.BOTH, None, "JDCL/compliance", bytes(32), 0)
+    propose = Propose((transfer("CHRL/main", "BRVO/main", 1),), START_MS + 400 * DAY_MS)
+    hold = hold_op(world, 5, debtor="ALFA/other", expires_at_ms=START_MS + 400 * DAY_MS)
+
+    def send(op: Operation, sender: str) -> Code:
+        window = (world.now_ms - 1, world.now_ms + 1_000)
+        return world.apply(world.make(op, sender=sender, tx_id=tx_id, window=window))
+
+    world.fund("ALFA/other", 100)
+    steps = [
+        (redeem, "ALFA/main"),
+        (freeze, "JDCL/compliance"),
+        (propose, "CHRL/main"),
+        (hold, "ALFA/other"),
+    ]
+    for op, sender in steps:
+        assert send(op, sender) is Code.OK
+    world.advance(RETENTION + 2 * HOUR_MS)
+    for op, sender in steps:
+        assert send(op, sender) is Code.ENTRY_EXISTS
+    split = Assign(world_hold(world, "ALFA/other", tx_id), "CHRL/main", 1, None, False)
+    tx = world.make(
+        split,
+        sender="BRVO/main",
+        by=["CHRL/main"],
+        tx_id=tx_id,
+        window=(world.now_ms, world.now_ms + 1_000),
+    )
+    assert world.apply(tx) is Code.OK
+    world.advance(RETENTION + 2 * HOUR_MS)
+    tx = world.make(
+        split,
+        sender="BRVO/main",
+        by=["CHRL/main"],
+        tx_id=tx_id,
+        window=(world.now_ms, world.now_ms + 1_000),
+    )
+    assert world.apply(tx) is Code.ENTRY_EXISTS
+
+
+def world_hold(world: World, sender: str, tx_id: bytes) -> bytes:
+    hold = compute_entry_id(HashTag.HOLD, sender, tx_id, 0)
+    assert get_hold(world.view, hold) is not None
+    return hold
 
 
 def test_several_hours_drop_in_one_block_after_a_long_rest(world: World) -> None:

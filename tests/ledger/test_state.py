@@ -46,6 +46,20 @@ def test_layers_read_like_one_dictionary(writes: list[Write], prefix: bytes) -> 
     for key in KEYS:
         found = upper.get(ID_BUCKETS, key)
         assert found == (record(model[key]) if key in model else None)
+    assert list(upper.scan(ID_BUCKETS, prefix)) == list(expected.items())
+    upper.checkpoint()
+    for key in (b"ab", b"aaa"):
+        upper.put(ID_BUCKETS, key, record(77))
+    upper.delete(ID_BUCKETS, b"b")
+    upper.rollback()
+    assert list(upper.scan(ID_BUCKETS, prefix)) == list(expected.items())
+    for key in (b"ab", b"ab"):
+        upper.put(ID_BUCKETS, key, record(78))
+    if b"ab".startswith(prefix):
+        expected[b"ab"] = record(78)
+    model[b"ab"] = 78
+    assert list(upper.scan(ID_BUCKETS, prefix)) == sorted(expected.items())
+    expected = dict(sorted(expected.items()))
     merged = Overlay(base)
     lower.merge_into(merged)
     upper.merge_into(merged)
