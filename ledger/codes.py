@@ -380,6 +380,27 @@ the payment transaction status list.
 """
 
 
+def render_table() -> str:
+    """Return the table as `docs/codes.md` has it."""
+    lines = [
+        "# Result codes",
+        "",
+        "Made from `ledger/codes.py` by `python -m tests.ledger.render_codes`. In order of "
+        "precedence: a transaction that breaks several rules",
+        f"reports the lowest. Below {FIRST_RECEIPT_CODE}: refused before it enters a block, and the "
+        "id stays free. From there on: in a block,",
+        "failed on state, and the id is used up.",
+        "",
+        "| value | code | ISO 20022 | meaning | what to do |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {code.value} | `{code.name}` | {each.iso} | {each.meaning} | {each.advice} |"
+        for code, each in MEANINGS.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def iso_reason(code: Code) -> str:
     """Return the ISO 20022 reason of a code: `AM04`."""
     return MEANINGS[code].iso

@@ -2,7 +2,8 @@
 
 import re
 
-from atpar.ledger.codes import FIRST_RECEIPT_CODE, MEANINGS, Code, iso_reason
+from atpar.ledger.codes import FIRST_RECEIPT_CODE, MEANINGS, Code, iso_reason, render_table
+from tests.ledger.render_codes import PATH
 
 
 def test_every_code_has_a_meaning_and_none_is_left_over() -> None:
@@ -30,6 +31,12 @@ def test_the_reasons_that_the_design_fixes() -> None:
         (Code.TRAVEL_RULE_MISSING, "RR02"),
     ):
         assert iso_reason(code) == iso
+
+
+def test_the_table_in_docs_is_the_one_in_the_code() -> None:
+    assert PATH.read_text(encoding="utf-8") == render_table(), (
+        "run `python -m tests.ledger.render_codes`"
+    )
 
 
 def test_codes_below_the_first_receipt_code_never_stand_in_a_receipt() -> None:
