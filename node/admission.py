@@ -89,7 +89,7 @@ class Admission:
         for position, raw in enumerate(envelopes):
             if position % ADMISSION_SLICE == ADMISSION_SLICE - 1:
                 await trio.lowlevel.checkpoint()
-            judged = self._judge(raw)
+            judged = self._judge(raw, priority)
             if isinstance(judged, Transaction):
                 candidates.setdefault(judged.hash, judged)
                 hashes.append(judged.hash)
@@ -103,7 +103,7 @@ class Admission:
             for tx_hash, outcome in zip(hashes, outcomes, strict=True)
         ]
 
-    def _judge(self, raw: bytes) -> Transaction | Outcome:
+    def _judge(self, raw: bytes, priority: Priority) -> Transaction | Outcome:
         """Return the transaction if only its signatures are left to check, else its outcome."""
         if len(raw) > MAX_TRANSACTION_BYTES:
             message = f"{len(raw)} bytes, at most {MAX_TRANSACTION_BYTES}"
@@ -128,7 +128,8 @@ class Admission:
             return Outcome(Result.REFUSED, tx, refusal.code, refusal.message)
         if held is not None:
             return held
-        if not self._mempool.has_room(participant_of(tx.body.sender), len(raw)):
+        has_to_wait = priority is Priority.CLIENTS and self._mempool.is_backlogged
+        if has_to_wait or not self._mempool.has_room(participant_of(tx.body.sender), len(raw)):
             return Outcome(Result.NO_ROOM, tx, Code.MEMPOOL_FULL, _FULL_MESSAGE)
         return tx
 

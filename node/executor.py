@@ -22,6 +22,7 @@ Pure: no disk but the backing it reads, no clock. Owned by one task.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from atpar.ledger.blocks import Block, Header
 from atpar.ledger.errors import Refused
@@ -38,6 +39,16 @@ class Tip:
     header: Header
     digest: bytes
     view: View
+
+
+class Stopwatch(Protocol):
+    """Who wants to know what execution costs. The caller's clock, not ours."""
+
+    def start(self) -> None:
+        """An execution begins."""
+
+    def stop(self, transactions: Sequence[Transaction]) -> None:
+        """It ended; the block carries these."""
 
 
 class ParentUnknown(Exception):
@@ -99,6 +110,8 @@ class Executor:
         """Everything executed above the base, parents before children."""
         self._final_digest = digest
         self._pinned: set[bytes] = set()
+        self.stopwatch: Stopwatch | None = None
+        """Told how long each execution took; None where there is no clock."""
         self._views: dict[bytes, Overlay] = {}
         """What children of a block stand on."""
 
@@ -160,6 +173,8 @@ class Executor:
         """
         parent = self.get_tip(parent_digest)
         template = Template(epoch, view, parent.header, parent_digest, timestamp_ms, proposer)
+        if self.stopwatch is not None:
+            self.stopwatch.start()
         executed, refused = build_block(parent.view, template, candidates, chain_id=self._chain_id)
         self._keep(executed)
         return executed, refused
@@ -177,6 +192,8 @@ class Executor:
         if known is not None:
             return known
         parent = self.get_tip(block.header.parent)
+        if self.stopwatch is not None:
+            self.stopwatch.start()
         executed = execute_block(
             parent.view,
             parent.header,
@@ -194,6 +211,8 @@ class Executor:
         self._pinned.add(digest)
 
     def _keep(self, executed: Executed) -> None:
+        if self.stopwatch is not None:
+            self.stopwatch.stop(executed.transactions)
         if executed.digest not in self._blocks and len(self._blocks) >= self._max_blocks:
             self._evict(keep=executed.header.parent)
         self._blocks[executed.digest] = executed

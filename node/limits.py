@@ -93,6 +93,16 @@ LISTEN_BACKLOG: Final = 256
 DIAL_HEAD_START_S: Final = 0.25
 """The peer with the higher code waits this long before it dials, so that two rarely collide."""
 
+# ---- blocks under load
+BLOCK_WORK_BUDGET_S: Final = 0.1
+"""How long a block may take to build or to check here, as far as recent ones tell."""
+MIN_PACED_OPS: Final = 100
+"""Blocks with fewer operations say little about what one costs."""
+PACER_WEIGHT: Final = 0.3
+"""Of the newest block in the smoothed cost of an operation."""
+CLIENT_BACKLOG_BLOCKS: Final = 6
+"""Clients are asked to wait once so many full blocks of operations are pending."""
+
 # ---- the verifier
 VERIFY_PIECE_SIGNATURES: Final = 64
 """Work is cut into pieces of this many, about 4 ms each, so that urgent work soon has its turn."""

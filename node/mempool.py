@@ -18,7 +18,7 @@ Ghodsi et al., "Dominant Resource Fairness".
 
 import heapq
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
@@ -31,6 +31,7 @@ from atpar.ledger.limits import (
 from atpar.ledger.transactions import Transaction
 from atpar.ledger.types import participant_of
 from atpar.node.limits import (
+    CLIENT_BACKLOG_BLOCKS,
     MEMPOOL_MAX_BYTES,
     MEMPOOL_MAX_TRANSACTIONS,
     MEMPOOL_SHARE_PERCENT,
@@ -96,6 +97,10 @@ class Mempool:
         """Most of the pool that one participant may fill, however empty the rest is."""
         self.bytes = 0
         """Envelope bytes held."""
+        self.ops = 0
+        """Operations held."""
+        self.block_ops = MAX_BLOCK_OPS
+        """Operations that `take` puts into one block: what executes in time, see `pacing`."""
         self.final_time_ms = 0
         """Time of the last final block seen by `expire`: what it passed cannot run any more."""
         self._by_hash: dict[bytes, Transaction] = {}
@@ -141,6 +146,7 @@ class Mempool:
         lane.transactions[tx.hash] = tx
         lane.bytes += size
         self.bytes += size
+        self.ops += len(tx.body.ops)
         self._by_hash[tx.hash] = tx
         self._by_id[(tx.body.sender, tx.body.tx_id)] = tx
         heapq.heappush(self._expiry, (tx.body.valid_until_ms, tx.hash))
@@ -159,6 +165,11 @@ class Mempool:
         most_count = min(free_count, self.max_count * self.share_percent // 100)
         return own_bytes + size <= most_bytes and own_count + 1 <= most_count
 
+    @property
+    def is_backlogged(self) -> bool:
+        """Whether more is pending than the next few blocks carry: clients had better wait."""
+        return self.ops >= CLIENT_BACKLOG_BLOCKS * self.block_ops
+
     def take(
         self,
         *,
@@ -174,7 +185,7 @@ class Mempool:
             exclude: envelope hashes that unfinalised ancestors of the block already carry.
         """
         taken: list[Transaction] = []
-        left = space
+        left = replace(space, max_ops=min(space.max_ops, self.block_ops))
         lanes = self._rotate()
         # (use of the block so far, rank, position in the lane): the least user goes next.
         ready = [(0, rank, 0) for rank in range(len(lanes))]
@@ -261,6 +272,7 @@ class Mempool:
         del lane.transactions[tx.hash]
         lane.bytes -= len(tx.raw)
         self.bytes -= len(tx.raw)
+        self.ops -= len(tx.body.ops)
         if not lane.transactions:
             del self._lanes[code]
 

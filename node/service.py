@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 from typing import Final
 
 import trio
@@ -50,6 +51,7 @@ from atpar.node.local_gateway import LocalGateway
 from atpar.node.logs import Position, configure_logging, get_logger
 from atpar.node.mempool import Added, Mempool
 from atpar.node.metrics import Metrics
+from atpar.node.pacing import BlockPacer, BlockStopwatch
 from atpar.node.peers import PeerSpec, parse_address
 from atpar.node.signer import Signer, open_vote_signer
 from atpar.node.store import Store
@@ -346,6 +348,9 @@ class _Node:
             mempool=self.mempool,
             metrics=self.metrics,
         )
+        self.validator.executor.stopwatch = BlockStopwatch(
+            BlockPacer(), now_s=perf_counter, apply=self._pace_blocks
+        )
         self.votes = VoteWatch(
             own=own,
             get_set=lambda: self.validator.epoch_start.validators,
@@ -376,6 +381,9 @@ class _Node:
         )
         self.network.on_change = self._note_connection
         self.network.on_vote = self.votes.note_frame
+
+    def _pace_blocks(self, max_ops: int) -> None:
+        self.mempool.block_ops = max_ops
 
     def _admit(self, transactions: Sequence[Transaction]) -> list[Added]:
         return self.driver.admit(transactions)

@@ -8,6 +8,7 @@ from atpar.ledger.codes import Code
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.transactions import Transaction, encode_envelope
 from atpar.node.admission import Admission, Outcome, Result
+from atpar.node.limits import CLIENT_BACKLOG_BLOCKS
 from atpar.node.mempool import Added, Mempool
 from atpar.node.metrics import Metrics
 from atpar.node.verifier import Priority, Verifier
@@ -207,3 +208,17 @@ async def test_batch_lets_other_tasks_run() -> None:
         await desk.submit(*(desk.pay().raw for _ in range(64)))
         nursery.cancel_scope.cancel()
     assert len(turns) >= 4
+
+
+async def test_clients_wait_while_several_blocks_are_pending_and_peers_do_not() -> None:
+    desk = Desk()
+    desk.mempool.block_ops = 1
+    held = [desk.pay(1 + number) for number in range(CLIENT_BACKLOG_BLOCKS)]
+    for tx in held:
+        assert (await desk.submit_one(tx.raw)).result is Result.ADMITTED
+    late = desk.pay(900)
+    outcome = await desk.submit_one(late.raw)
+    assert (outcome.result, outcome.code) == (Result.NO_ROOM, Code.MEMPOOL_FULL)
+    assert (await desk.submit_one(held[0].raw)).result is Result.KNOWN
+    (gossiped,) = await desk.admission.admit([late.raw], Priority.GOSSIP)
+    assert gossiped.result is Result.ADMITTED

@@ -256,3 +256,14 @@ def test_whole_block_space_fits_the_ledgers_limits() -> None:
         pool.add(tx)
     taken = pool.take(time_ms=0, space=WHOLE_BLOCK)
     assert sum(len(tx.body.ops) for tx in taken) == 50_000
+
+
+def test_take_fills_a_block_with_no_more_operations_than_execute_in_time() -> None:
+    pool = Mempool()
+    fill(pool, "ALFA/main", 5)
+    assert pool.ops == 5
+    pool.block_ops = 3
+    taken = pool.take(time_ms=0)
+    assert len(taken) == 3
+    pool.commit(taken)
+    assert pool.ops == 2
