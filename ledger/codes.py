@@ -385,11 +385,10 @@ def render_table() -> str:
     lines = [
         "# Result codes",
         "",
-        "Made from `ledger/codes.py` by `python -m tests.ledger.render_codes`. In order of "
-        "precedence: a transaction that breaks several rules",
-        f"reports the lowest. Below {FIRST_RECEIPT_CODE}: refused before it enters a block, and the "
-        "id stays free. From there on: in a block,",
-        "failed on state, and the id is used up.",
+        "Made from `ledger/codes.py` by `python -m tests.ledger.render_codes`. In order of",
+        "precedence: a transaction that breaks several rules reports the lowest. Below",
+        f"{FIRST_RECEIPT_CODE}: refused before it enters a block, and the id stays free. From",
+        "there on: in a block, failed on state, and the id is used up.",
         "",
         "| value | code | ISO 20022 | meaning | what to do |",
         "| --- | --- | --- | --- | --- |",

@@ -1,4 +1,7 @@
-"""Writes `docs/codes.md` from the table in `ledger/codes.py`: `python -m tests.ledger.render_codes`."""
+"""Writes `docs/codes.md` from the table in `ledger/codes.py`.
+
+Run `python -m tests.ledger.render_codes` after changing a code.
+"""
 
 from pathlib import Path
 from typing import Final
