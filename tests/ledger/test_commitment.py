@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from atpar.ledger import records
 from atpar.ledger.codec import encode
 from atpar.ledger.commitment import SECTION_TREES, commit_state, read_state_table
@@ -137,3 +139,12 @@ def test_sum_of_balances_is_the_root_of_the_assets_tree() -> None:
     for bank in ("BRVO", "CHRL", "DLTA"):
         world.run(transfer("ALFA/main", f"{bank}/main", 100))
     assert get_root(world.view, compute_asset_tree(HKD)).total == 1_000 == world.supply()
+
+
+def test_state_whose_balances_are_not_its_supply_cannot_be_committed() -> None:
+    overlay = Overlay(Base(MemoryBacking()))
+    default_genesis().overlay.merge_into(overlay)
+    key = records.balance_key(HKD, "ALFA/main")
+    overlay.put(records.BALANCES, key, Balance(1, 0, 0, 0, 0, 0))
+    with pytest.raises(AssertionError, match=r"HKD\.JDCL: posted 1, supply 0"):
+        commit_state(overlay)
