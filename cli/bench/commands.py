@@ -96,6 +96,23 @@ def tree_command(
     show(state.output, run_profiled(run, profile))
 
 
+@bench_command.command("pipeline")
+@click.option("--blocks", type=click.IntRange(2, 1_000), default=10, show_default=True)
+@click.option("--transactions", type=click.IntRange(1, 4_000), default=1_000, show_default=True,
+              help="In each block.")  # fmt: skip
+@click.option("--bulk", type=click.IntRange(1, 1_000), default=1, show_default=True,
+              help="Transfers in each transaction.")  # fmt: skip
+@seed_option
+@profile_option
+@output_options
+@pass_state
+def pipeline_command(state: State, /, *, profile: Path | None, **options: int) -> None:
+    """One validator's whole way of a payment, stage by stage."""
+    from atpar.cli.bench.pipeline import measure
+
+    show(state.output, run_profiled(lambda: measure(**options), profile))
+
+
 @bench_command.command("testnet")
 @click.option("--rate", "rates", type=float, multiple=True, default=(200.0, 1_000.0, 2_000.0),
               show_default=True, help="Transactions a second, one run for each.")  # fmt: skip
