@@ -17,13 +17,14 @@ RUN_STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 PYTEST_ARGS ?=
 
-.PHONY: help demo install test test-long lint format mutants bench lock clean
+.PHONY: help demo install test test-long lint format sim mutants bench lock clean
 
 help:
 	@echo 'make demo       run the whole story on four local validators (under a minute)'
 	@echo 'make install    make $(VENV) with the atpar command'
 	@echo 'make test       format, lint, types, layers and all tests'
 	@echo 'make test-long  the same tests with far more random cases'
+	@echo 'make sim        200 simulated clusters under every kind of fault; SIM_ARGS=... for more'
 	@echo 'make mutants    plant known mistakes and check that the tests notice each'
 	@echo 'make bench      measure, and write JSON to bench/results'
 	@echo 'make format     rewrite the code in the one format'
@@ -85,6 +86,11 @@ lint: $(TEST_STAMP)
 format: $(TEST_STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+SIM_ARGS ?= --seeds 0-199 --validators 4 --profile all
+
+sim: $(TEST_STAMP)
+	$(BIN)/python -m tests.sim run $(SIM_ARGS)
 
 mutants: $(TEST_STAMP)
 	$(BIN)/python -m tests.mutants

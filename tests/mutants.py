@@ -1,4 +1,4 @@
-"""Plants known mistakes in a copy of the tree, one at a time, and checks that the tests notice each.
+"""Plants known mistakes in a copy of the tree, one at a time: the tests must notice each.
 
     make mutants                        or: python -m tests.mutants [NAME ...] [--every-killer]
 
@@ -30,7 +30,7 @@ def sim(profile: str, seeds: str) -> Command:
 
 def test(*paths: str) -> Command:
     """Return the command that runs tests until the first failure."""
-    return ("pytest", "-q", "-x", "-p", "no:cacheprovider", *paths)
+    return ("pytest", "-q", "-x", *paths)
 
 
 @dataclass(frozen=True, slots=True)

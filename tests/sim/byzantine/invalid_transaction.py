@@ -15,8 +15,8 @@ class InvalidTransaction(Actor):
             yield peer, message
             return
         candidates = [self.forge() for _ in range(self.rng.randint(1, 3))]
-        for tx in self.machine.running.mempool.list_pending(limit=3):
-            candidates.append(self.spoil(tx) if self.rng.random() < 0.5 else tx)
+        pending = self.machine.running.mempool.list_pending(limit=3)
+        candidates += [self.spoil(tx) if self.rng.random() < 0.5 else tx for tx in pending]
         bad = rebuild(self, message, later_ms=0, candidates=candidates)
         yield peer, message if bad is None else bad
 
