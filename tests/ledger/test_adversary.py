@@ -400,7 +400,7 @@ def test_ids_of_a_transaction_are_known_before_it_is_sent() -> None:
 
 TestAdversary = Adversary.TestCase
 TestAdversary.settings = settings(
-    max_examples=1_000 if LONG else 15,
+    max_examples=300 if LONG else 15,
     stateful_step_count=100 if LONG else 40,
     deadline=None,
     derandomize=not LONG,

@@ -1,0 +1,45 @@
+"""Checks of operations in themselves agree, whether asked one by one or together."""
+
+from typing import get_args
+
+import pytest
+
+from atpar.ledger.authority import PRINCIPALS
+from atpar.ledger.codes import Code
+from atpar.ledger.execute import APPLY
+from atpar.ledger.keys import verify_batch
+from atpar.ledger.operations import Operation, Transfer
+from atpar.ledger.transactions import decode_transaction
+from atpar.ledger.values import CHECKS, find_value_fault
+from tests.ledger import samples
+
+
+def test_every_operation_has_its_check_its_principals_and_its_effect() -> None:
+    kinds = set(get_args(Operation))
+    assert set(CHECKS) == kinds
+    assert set(APPLY) == kinds
+    assert set(PRINCIPALS) | {Transfer} == kinds
+
+
+@pytest.mark.parametrize("op", samples.OPERATIONS, ids=lambda op: type(op).__name__)
+def test_one_operation_and_a_list_of_one_are_judged_alike(op: Operation) -> None:
+    alone, listed = CHECKS[type(op)](op), find_value_fault([op])
+    assert (alone is None) == (listed is None)
+    if alone is not None and listed is not None:
+        assert listed.code is alone[0]
+        assert listed.code < 200
+        assert listed.message == f"ops[0].{alone[1]}"
+
+
+def test_the_lowest_code_of_all_operations_is_reported() -> None:
+    good, out_of_range = [op for op in samples.OPERATIONS if isinstance(op, Transfer)]
+    fault = find_value_fault([good, good, out_of_range])
+    assert fault is not None
+    assert (fault.code, fault.message[:7]) == (Code.AMOUNT_RANGE, "ops[2].")
+
+
+def test_what_is_signed_is_listed_for_the_verifier() -> None:
+    tx = decode_transaction(samples.ENVELOPE)
+    triples = tx.compute_triples()
+    assert [key for key, _, _ in triples] == [signature.key for signature in tx.signatures]
+    assert verify_batch(triples) == [True, True]
