@@ -132,14 +132,14 @@ def init(
     Takes the encrypted vote key, and issues a TLS leaf certificate from tls-root.pem and
     tls-root.key in the folder of keys; the root's key can go offline afterwards. Opens the vote
     journal: without it a validator does not vote. Never replaces anything: once it has succeeded it
-    refuses.
+    refuses. Only a chain.db that is not there any more is begun anew, beside the journal that is
+    kept: the node then fetches the chain from the others.
 
     Example: atpar node init --home alfa --participant ALFA --genesis genesis.json --keys keys
     """
     if (home / NODE_FILE).exists():
-        raise ConfigurationProblem(
-            f"{home} is a node already", advice="`atpar node check` shows its configuration"
-        )
+        _begin_store_anew(state, home, participant, read_input(genesis_path))
+        return
     document_bytes = read_input(genesis_path)
     genesis = _build_genesis(document_bytes)
     seat = _find_seat(genesis, participant)
@@ -174,6 +174,52 @@ def init(
         [
             f"{home}: node of {participant} on chain {genesis.document.name}",
             f"next: atpar node check --home {home}, then atpar node run --home {home}",
+        ],
+    )
+
+
+def _begin_store_anew(state: State, home: Path, participant: str, document: bytes) -> None:
+    """Make the missing `chain.db` of a node; its votes.journal stays, and binds it.
+
+    Raises:
+        ConfigurationProblem: nothing is missing, or the node is another's or of another chain.
+        SafetyStop: the journal is gone too.
+    """
+    from atpar.node.datadir import JOURNAL_NAME, STORE_NAME, create_data
+
+    config = _load(home, {}).config
+    genesis = _build_genesis(read_input(config.node.genesis))
+    is_same = config.node.participant == participant
+    if not is_same or genesis.chain_id != _build_genesis(document).chain_id:
+        raise ConfigurationProblem(
+            f"{home} is a node already, of {config.node.participant} on chain"
+            f" {genesis.document.name}",
+            advice="use another --home",
+        )
+    data, vote_key = config.node.data, _find_seat(genesis, participant)["vote_key"]
+    if (data / STORE_NAME).exists():
+        raise ConfigurationProblem(
+            f"{home} is a node already", advice="`atpar node check` shows its configuration"
+        )
+    if vote_key is not None and not (data / JOURNAL_NAME).exists():
+        raise SafetyStop(
+            f"{data}: {STORE_NAME} and {JOURNAL_NAME} are gone. If this validator has voted, a new"
+            " journal could let it vote twice",
+            advice="put the folder back where it was, or let the validator rejoin at the next"
+            " epoch; do not restore an old copy",
+        )
+    create_data(data, genesis, participant=participant, vote_key=vote_key)
+    state.output.show(
+        {
+            "home": str(home),
+            "participant": participant,
+            "chain_id": genesis.chain_id.hex(),
+            "validator": vote_key is not None,
+            "config": str(home / NODE_FILE),
+        },
+        [
+            f"{data / STORE_NAME} begun anew, {JOURNAL_NAME} kept",
+            f"next: atpar node run --home {home}; it fetches the chain from the others",
         ],
     )
 

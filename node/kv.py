@@ -55,9 +55,11 @@ class LevelKeyValue:
         Raises:
             StoreMissing, StoreLocked, StoreCorrupt, DiskFault
         """
-        if not create and not (path / "CURRENT").exists():
-            raise StoreMissing(f"{path} does not exist; `atpar node init` makes it")
         self.path = path
+        if not create and not (path / "CURRENT").exists():
+            if path.exists():
+                raise self._translate(plyvel.CorruptionError("its file CURRENT is missing"))
+            raise StoreMissing(f"{path} does not exist; `atpar node init` makes it")
         try:
             if create:
                 path.mkdir(parents=True, exist_ok=True)
@@ -112,7 +114,8 @@ class LevelKeyValue:
         self._db.close()
 
     def _translate(self, error: Exception) -> StoreError | DiskFault:
-        text = str(error)
+        cause = error.args[0] if error.args else ""
+        text = cause.decode(errors="replace") if isinstance(cause, bytes) else str(error)
         if isinstance(error, plyvel.CorruptionError):
             return StoreCorrupt(
                 f"{self.path}: {text}. The disk returned other bytes than were written: check it, "

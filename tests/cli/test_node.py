@@ -69,6 +69,25 @@ def test_init_twice_is_refused_and_changes_nothing(home):
     assert (home / "data" / "votes.journal").read_bytes() == before
 
 
+def test_init_begins_a_store_anew_that_was_set_aside_and_keeps_the_journal(home):
+    data = home / "data"
+    before = (data / "votes.journal").read_bytes()
+    (data / "chain.db").rename(data / "chain.db.damaged")
+    result = init(home)
+    assert result.exit_code == 0, result.err
+    assert "votes.journal kept" in result.out
+    assert (data / "votes.journal").read_bytes() == before
+    assert run("node", "check", "--home", home).exit_code == 0
+
+
+def test_init_does_not_make_up_for_lost_data(home):
+    shutil.rmtree(home / "data")
+    result = init(home)
+    assert result.exit_code == 8
+    assert "could let it vote twice" in result.err
+    assert not (home / "data").exists()
+
+
 def test_init_that_was_cut_short_completes_when_repeated(home):
     leaf = (home / "keys" / "tls-leaf.pem").read_bytes()
     (home / "node.toml").unlink()

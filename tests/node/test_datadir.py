@@ -18,6 +18,7 @@ from atpar.node.errors import (
     JournalLost,
     JournalMismatch,
     JournalMissing,
+    StoreCorrupt,
     StoreMismatch,
     StoreMissing,
 )
@@ -118,3 +119,10 @@ def test_journal_of_another_validator_is_refused(tmp_path: Path) -> None:
 def test_record_that_is_not_ours_is_a_lost_journal() -> None:
     with pytest.raises(JournalLost, match="does not read back"):
         decode_records([b"\x93\x01\x02"])
+
+
+def test_store_without_its_first_file_is_corrupt_not_missing(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "chain.db" / "CURRENT").unlink()
+    with pytest.raises(StoreCorrupt, match="CURRENT is missing"):
+        open_chain(tmp_path, chain_id=default_genesis().chain_id)
