@@ -200,3 +200,20 @@ def get_lane(message: Message) -> Lane:
             return Lane.FETCH
         case _:
             assert_never(message)
+
+
+def get_epoch(message: Message) -> int:
+    """Return the epoch that a message shows its sender to have reached; -1 where it shows none."""
+    match message:
+        case Notarize() | Finalize() | Notarization() | Finalization():
+            return message.proposition.epoch
+        case Nullify() | Nullification():
+            return message.body.epoch
+        case Proposal():
+            return message.vote.proposition.epoch
+        case CertificatesRequest() | SyncRequest() | VotesRequest() | VotesResponse():
+            return message.epoch
+        case BlockRequest() | BlockResponse() | CertificatesResponse() | SyncResponse():
+            return -1
+        case _:
+            assert_never(message)

@@ -140,6 +140,7 @@ from atpar.consensus.records import EpochOpenedRecord, JournalLostRecord, Journa
 from atpar.consensus.restart import EpochRecords, list_records, read_journal, restore
 from atpar.consensus.safety import GateState, SigningGate
 from atpar.consensus.types import BlockInfo, EpochStart, PeerId, Ports, ReplicaConfig, Tip
+from atpar.consensus.validators import ValidatorSet
 from atpar.consensus.votes import get_body, verify_vote
 from atpar.ledger.certificates import Certificate, Finalization, Notarization, Nullification
 from atpar.ledger.errors import ProofInvalid
@@ -345,7 +346,7 @@ class Replica:
     # ---- starting and epochs ---------------------------------------------------------------
 
     def _build_engine(self, start: EpochStart, tip: Tip, state: GateState) -> Engine:
-        if start.validators.get_index(self._config.participant) is None:
+        if not self._may_vote(start.validators):
             state = GateState.OBSERVING
         gate = SigningGate(
             chain_id=self._config.chain_id,
@@ -365,6 +366,10 @@ class Replica:
             catchup=self._catchup,
             out=self._out,
         )
+
+    def _may_vote(self, validators: ValidatorSet) -> bool:
+        index = validators.get_index(self._config.participant)
+        return index is not None and self._ports.holds_key(validators.members[index].vote_key)
 
     def _begin(self) -> None:
         if self._opens_now:

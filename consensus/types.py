@@ -135,3 +135,6 @@ class Ports:
     Only form is checked here (canonical, chain id, limits, tx_root over the envelopes if cheap);
     rules that need state belong to VerifyBlock. The caller may keep the decoded block by digest.
     """
+    holds_key: Callable[[bytes], bool] = lambda _key: True
+    """Whether `sign` signs for a vote key that an epoch registers of this participant. A member
+    whose new key is not here yet, or whose old one is gone, observes that epoch."""

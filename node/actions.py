@@ -13,6 +13,7 @@ from atpar.consensus.effects import AlarmKind
 from atpar.consensus.events import CommitSynced, PeerConnected, PeerDisconnected, Ticked
 from atpar.consensus.evidence import Evidence
 from atpar.consensus.messages import BlockRequest, Lane, SyncRequest
+from atpar.consensus.types import EpochStart
 from atpar.ledger.codes import Code
 from atpar.ledger.keys import SignedTriple
 from atpar.ledger.transactions import Transaction
@@ -140,6 +141,20 @@ class EnterView:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenEpoch:
+    """An epoch began: its set votes now, and those who left it have nothing to say any more."""
+
+    start: EpochStart
+
+
+@dataclass(frozen=True, slots=True)
+class DismissPeer:
+    """A member of the set before has the boundary's finalization: it may be disconnected."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """Something a person has to look at."""
 
@@ -167,6 +182,8 @@ Action = (
     | Notify
     | DropTransaction
     | EnterView
+    | OpenEpoch
+    | DismissPeer
     | Alarm
     | Halt
 )

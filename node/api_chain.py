@@ -102,8 +102,9 @@ def _make_certificate(call: Call, height: int) -> CertificateForm | None:
     path = call.reader.get_finality_path(height)
     if path is None:
         return None
-    # Within this version the set never changes; with epochs, the set of the block's own epoch.
-    members = list_validators(call.final.view).members
+    epoch = call.reader.get_epoch(path.finalization.proposition.epoch)
+    assert epoch is not None, path.finalization.proposition.epoch
+    members = epoch.validators.members
     signers = decode_bitmap(path.finalization.signers, len(members))
     return CertificateForm(
         finalization=path.finalization,

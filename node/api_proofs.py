@@ -10,7 +10,7 @@ from atpar.ledger.codec import encode
 from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.limits import HOUR_MS
 from atpar.ledger.merkle import build_levels, get_path
-from atpar.ledger.proofs import FinalityProof, ProofFile, ReceiptProof
+from atpar.ledger.proofs import FinalityProof, Proof, ProofFile, ReceiptProof
 from atpar.ledger.proving import (
     build_account_proof,
     build_expiry_proof,
@@ -49,7 +49,7 @@ def make_receipt_proof(call: Call, place: Placement) -> ProofFile:
         receipt_path=tuple(get_path(trees.receipt_levels, index)),
         finality=_get_finality(call, place.height),
     )
-    return build_proof_file(proof)
+    return _make_file(call, proof)
 
 
 def _get_trees(call: Call, height: int) -> BlockTrees:
@@ -88,13 +88,13 @@ def make_account_proof(call: Call, account: str, held: Sequence[str]) -> ProofFi
     if not assets:
         raise Problem(ApiCode.NOT_PROVABLE, "the ledger has no asset yet")
     finality = _get_finality(call, call.final.header.height)
-    return build_proof_file(build_account_proof(call.final.view, account, assets, finality))
+    return _make_file(call, build_account_proof(call.final.view, account, assets, finality))
 
 
 def make_solvency_proof(call: Call) -> ProofFile:
     """Return the proof of supply against reserve in the final state that the call reads."""
     finality = _get_finality(call, call.final.header.height)
-    return build_proof_file(build_solvency_proof(call.final.view, finality))
+    return _make_file(call, build_solvency_proof(call.final.view, finality))
 
 
 def make_expiry_proof(
@@ -123,7 +123,13 @@ def make_expiry_proof(
         valid_until_ms=valid_until_ms,
         finality=_get_finality(call, final.header.height),
     )
-    return None if proof is None else build_proof_file(proof)
+    return None if proof is None else _make_file(call, proof)
+
+
+def _make_file(call: Call, proof: Proof) -> ProofFile:
+    """Return a proof with the steps that lead from the genesis set to the one that signed it."""
+    epoch = proof.finality.finalization.proposition.epoch
+    return build_proof_file(proof, call.reader.get_epoch_steps(epoch))
 
 
 def _get_finality(call: Call, height: int) -> FinalityProof:

@@ -60,6 +60,9 @@ class NodeSection(Settings, frozen=True):
     genesis: Path = Path("genesis.json")
     data: Path = Path("data")
     """Folder of `chain.db` and `votes.journal`."""
+    joins: bool = False
+    """Its seat, or its vote key, is registered in a later epoch than its data has reached: it
+    follows the chain until then, and votes from the epoch that names it."""
 
 
 class KeysSection(Settings, frozen=True):
@@ -67,6 +70,9 @@ class KeysSection(Settings, frozen=True):
 
     vote: str = "keys/vote.key"
     """Path of the keystore file of the vote key, or `pkcs11:…` or `remote:…`."""
+    next_vote: str | None = None
+    """The vote key that takes over in a later epoch, under the same passphrase. Once it has, it
+    becomes `vote`."""
     passphrase_file: Path | None = None
     """File whose first line opens the vote key; otherwise environment or prompt."""
     tls_certificate: Path = Path("keys/tls-leaf.pem")
@@ -447,9 +453,12 @@ def _absolute(config: NodeConfig, home: Path) -> NodeConfig:
             if isinstance(value := getattr(values, name), Path)
         }
         sections[section] = msgspec.structs.replace(values, **paths)
-    vote = sections["keys"].vote
-    if ":" not in vote:
-        sections["keys"] = msgspec.structs.replace(sections["keys"], vote=str(home / vote))
+    keys = sections["keys"]
+    for name in ("vote", "next_vote"):
+        location = getattr(keys, name)
+        if location is not None and ":" not in location:
+            keys = msgspec.structs.replace(keys, **{name: str(home / location)})
+    sections["keys"] = keys
     return NodeConfig(**sections)
 
 

@@ -87,13 +87,17 @@ def open_chain(folder: Path, *, chain_id: bytes) -> Store:
     return open_store(folder / STORE_NAME, chain_id=chain_id)
 
 
-def open_votes(folder: Path, opening: Opening) -> tuple[Journal, list[JournalRecord]]:
+def open_votes(
+    folder: Path, opening: Opening, *, keys: frozenset[bytes] = frozenset()
+) -> tuple[Journal, list[JournalRecord]]:
     """Open the journal of a data folder; return it with its records, oldest first.
+
+    `keys` are other vote keys of this validator, under one of which it may have begun.
 
     Raises:
         JournalError, DiskFault: this validator may not vote; the message says what to do.
     """
-    journal, found = open_journal(folder / JOURNAL_NAME, opening)
+    journal, found = open_journal(folder / JOURNAL_NAME, opening, keys=keys)
     return journal, decode_records(found)
 
 

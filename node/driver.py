@@ -75,6 +75,9 @@ class Links(Protocol):
     def drop_peer(self, peer: str, reason: str) -> None:
         """Close a peer's connection for a fault."""
 
+    def dismiss_peer(self, peer: str) -> None:
+        """Close the connection to a member that has left, for good."""
+
 
 class Observer(Protocol):
     """Who is told what happened: the service behind the API. Plain calls that never wait."""
@@ -87,6 +90,9 @@ class Observer(Protocol):
 
     def on_view(self, entered: actions.EnterView) -> None:
         """A view began: pending transactions go to its leader."""
+
+    def on_epoch(self, opened: actions.OpenEpoch, /) -> None:
+        """An epoch began, with its set."""
 
     def on_alarm(self, alarm: actions.Alarm) -> None:
         """Something needs a person."""
@@ -292,19 +298,28 @@ class Driver:
                 self._observe_final(action)
             case actions.DropTransaction():
                 self._observer.on_dropped(action)
-            case actions.EnterView():
-                self._metrics.view.set(action.view)
-                self._metrics.epoch.set(action.epoch)
-                self._observer.on_view(action)
-            case actions.Alarm():
-                self._metrics.alarms.labels(action.kind.value).set(1)
-                self._observer.on_alarm(action)
+            case actions.DismissPeer():
+                self._links.dismiss_peer(action.peer)
+            case actions.EnterView() | actions.OpenEpoch() | actions.Alarm():
+                self._report(action)
             case actions.Halt():
                 self._metrics.alarms.labels(action.kind.value).set(1)
                 self._observer.on_halt(action)
                 raise Halted(action.message)
             case actions.Persist():
                 raise AssertionError("records are persisted before anything is performed")
+
+    def _report(self, action: actions.EnterView | actions.OpenEpoch | actions.Alarm) -> None:
+        match action:
+            case actions.EnterView():
+                self._metrics.view.set(action.view)
+                self._metrics.epoch.set(action.epoch)
+                self._observer.on_view(action)
+            case actions.OpenEpoch():
+                self._observer.on_epoch(action)
+            case actions.Alarm():
+                self._metrics.alarms.labels(action.kind.value).set(1)
+                self._observer.on_alarm(action)
 
     def _start(self, task: Callable[[T], Awaitable[None]], argument: T) -> None:
         assert self._nursery is not None

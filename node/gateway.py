@@ -17,9 +17,13 @@ import msgspec
 
 from atpar.ledger.blocks import Block, Header
 from atpar.ledger.certificates import Finalization
+from atpar.ledger.codec import Wire
 from atpar.ledger.codes import Code
+from atpar.ledger.proofs import EpochStep
 from atpar.ledger.receipts import Receipt
+from atpar.ledger.records import ValidatorSet
 from atpar.ledger.state import View
+from atpar.ledger.types import Height
 
 # ---- transactions
 
@@ -244,6 +248,13 @@ class FinalityPath(msgspec.Struct, frozen=True):
     which is last. Just the wanted block itself when it was finalised directly."""
 
 
+class EpochEntry(Wire, frozen=True):
+    """One epoch: who votes in it, and the final block that it begins on."""
+
+    start_height: Height
+    validators: ValidatorSet
+
+
 class Entry(msgspec.Struct, frozen=True):
     """One line of an account's statement: one movement of its posted balance."""
 
@@ -291,6 +302,12 @@ class Reader(Protocol):
 
     def get_finality_path(self, height: int) -> FinalityPath | None:
         """Return what makes the block at a height final; None where there is no block."""
+
+    def get_epoch(self, epoch: int) -> EpochEntry | None:
+        """Return an epoch's validators and start, or None when it is not reached here."""
+
+    def get_epoch_steps(self, epoch: int) -> tuple[EpochStep, ...]:
+        """Return what leads a verifier from the genesis set to that of an epoch."""
 
     def find_transaction(self, tx_hash: bytes) -> tuple[int, int] | None:
         """Return (height, index) of an executed transaction, or None."""

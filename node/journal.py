@@ -125,8 +125,13 @@ def _read_frames(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset = end
 
 
-def check_opening(found: Replayed, expected: Opening) -> None:
-    """Check that a journal is the one of this chain, epoch and validator.
+def check_opening(
+    found: Replayed, expected: Opening, *, keys: frozenset[bytes] = frozenset()
+) -> Opening:
+    """Return a journal's opening after checking that it is of this chain and validator.
+
+    It names the vote key under which the journal began; `keys` are others that this validator has
+    voted with, or will.
 
     Raises:
         JournalLost: not even its opening is complete.
@@ -137,9 +142,10 @@ def check_opening(found: Replayed, expected: Opening) -> None:
         raise JournalLost(f"votes.journal: the opening record is missing; {_ADVICE}")
     for name in ("version", "chain_id", "participant", "vote_key"):
         own, wanted = getattr(opening, name), getattr(expected, name)
-        if own != wanted:
+        if own != wanted and not (name == "vote_key" and own in keys):
             own, wanted = (v.hex() if isinstance(v, bytes) else v for v in (own, wanted))
             raise JournalMismatch(f"votes.journal: {name} is {own}, this node has {wanted}")
+    return opening
 
 
 # ---- the file
@@ -335,9 +341,15 @@ def create_journal(
 
 
 def open_journal(
-    path: Path, expected: Opening, *, disk: Disk | None = None
+    path: Path,
+    expected: Opening,
+    *,
+    keys: frozenset[bytes] = frozenset(),
+    disk: Disk | None = None,
 ) -> tuple[Journal, list[bytes]]:
     """Open this validator's journal; return it and the records it holds, oldest first.
+
+    `keys` as in `check_opening`.
 
     Raises:
         JournalMissing, JournalMismatch, JournalLost: this validator may not vote with it.
@@ -355,5 +367,5 @@ def open_journal(
             "validator rejoin at the next epoch"
         )
     found = replay(data)
-    check_opening(found, expected)
-    return Journal(path, disk, opening=expected, size=found.size), found.records
+    opening = check_opening(found, expected, keys=keys)
+    return Journal(path, disk, opening=opening, size=found.size), found.records

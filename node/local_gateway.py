@@ -6,14 +6,14 @@ here. Nothing is reported final before its block is on the disk and readable wit
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
 import trio
 
 from atpar.ledger.blocks import Block, Header
 from atpar.ledger.codes import Code
-from atpar.ledger.operations import Transfer
+from atpar.ledger.operations import Approve, Operation, SetValidators, Transfer
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.transactions import Transaction, decode_transaction
 from atpar.node import actions
@@ -82,6 +82,8 @@ class LocalGateway:
         self.state = NodeState.STARTING
         """Set by the service; `CATCHING_UP` stands for running, `status` says if it is ready."""
         self.detail = "opening its data"
+        self.update_peers: Callable[[], None] = lambda: None
+        """Set by the service: brings the network in line with the final state."""
         self._validator = validator
         self._store = store
         self._admission = admission
@@ -401,6 +403,8 @@ class LocalGateway:
                     self._metrics.finality.observe(now - admitted_at)
                 self._settle(tx.hash, _finish(tx, receipt, block.header, index))
             self._votes.note_final(block)
+            if any(isinstance(op, SetValidators | Approve) for op in _list_ops(block)):
+                self.update_peers()
         new_height, self._new_height = self._new_height, trio.Event()
         new_height.set()
 
@@ -424,6 +428,10 @@ class LocalGateway:
     def on_view(self, entered: actions.EnterView) -> None:
         """A view began."""
 
+    def on_epoch(self, _opened: actions.OpenEpoch) -> None:
+        """An epoch began: its members and those who have left are other peers."""
+        self.update_peers()
+
     def on_alarm(self, alarm: actions.Alarm) -> None:
         """Something needs a person: keep it in sight until the node is started again."""
         self._alarms[f"{alarm.kind.value}: {alarm.message}"] = None
@@ -433,6 +441,11 @@ class LocalGateway:
     def on_halt(self, halt: actions.Halt) -> None:
         """The node stops for safety."""
         self.state, self.detail = NodeState.HALTED, halt.message
+
+
+def _list_ops(block: FinalBlock) -> Iterator[Operation]:
+    for tx in block.transactions:
+        yield from tx.body.ops
 
 
 async def _yield_now_and_then(position: int) -> None:

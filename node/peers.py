@@ -63,6 +63,8 @@ class Drop(StrEnum):
     """It does not read what we send."""
     CLOSED = "closed"
     """It closed, or the network did."""
+    DEPARTED = "departed"
+    """It is no member any more, or its root certificate is not registered any more."""
     REPLACED = "replaced"
     """A newer connection to the same peer took over."""
 

@@ -52,8 +52,16 @@ from atpar.node.logs import Position, configure_logging, get_logger
 from atpar.node.mempool import Added, Mempool
 from atpar.node.metrics import Metrics
 from atpar.node.pacing import BlockPacer, BlockStopwatch
-from atpar.node.peers import PeerSpec, parse_address
-from atpar.node.signer import Signer, open_vote_signer
+from atpar.node.peers import parse_address
+from atpar.node.seats import (
+    Sets,
+    check_vote_keys,
+    find_seat,
+    make_peers,
+    make_roots,
+    read_sets,
+)
+from atpar.node.signer import Signer, open_vote_signers
 from atpar.node.store import Store
 from atpar.node.transport import Network
 from atpar.node.validator import Validator, ValidatorConfig
@@ -139,8 +147,9 @@ class Setup:
 
     genesis: Genesis
     roots: Roots
-    signer: Signer | None
-    """None for an observer."""
+    sets: Sets
+    signers: list[Signer]
+    """Of the vote key, and of the one that takes over later. Empty for an observer."""
     store: Store
     journal: Journal | None
     records: list[JournalRecord]
@@ -159,26 +168,22 @@ def open_setup(config: NodeConfig, files: ExitStack, *, passphrase: str | None) 
     genesis = load_genesis(config.node.genesis)
     timing = make_timing(config, genesis)
     own = config.node.participant
-    vote_key = find_seat(genesis, own)
-    roots = make_roots(genesis)
-    check_own_leaf(roots, own, config.keys.tls_certificate)
-    signer = None
-    if vote_key is not None:
-        signer = open_vote_signer(config.keys, passphrase=passphrase)
-        if signer.public_key != vote_key:
-            raise StartRefused(
-                f"keys.vote is {signer.public_key.hex()}, the genesis document registers "
-                f"{vote_key.hex()} for {own}: put the registered vote key in place"
-            )
     store = _open_store(config, genesis)
     files.callback(store.close)
-    journal: Journal | None = None
-    records: list[JournalRecord] = []
-    if vote_key is not None:
-        opening = make_opening(chain_id=genesis.chain_id, participant=own, vote_key=vote_key)
-        journal, records = open_votes(config.node.data, opening)
-        files.callback(journal.close)
-    return Setup(genesis, roots, signer, store, journal, records, timing)
+    seat, sets = find_seat(genesis, store, config), read_sets(store)
+    roots = make_roots(genesis, sets)
+    if not config.node.joins:
+        check_own_leaf(roots, own, config.keys.tls_certificate)
+    if not seat.votes:
+        return Setup(genesis, roots, sets, [], store, None, [], timing)
+    signers = open_vote_signers(config.keys, passphrase=passphrase)
+    held = [signer.public_key for signer in signers]
+    check_vote_keys(seat, held, config)
+    opening = make_opening(chain_id=genesis.chain_id, participant=own, vote_key=held[0])
+    keys = seat.known_keys.union(held)
+    journal, records = open_votes(config.node.data, opening, keys=keys)
+    files.callback(journal.close)
+    return Setup(genesis, roots, sets, signers, store, journal, records, timing)
 
 
 def load_genesis(path: Path) -> Genesis:
@@ -194,33 +199,6 @@ def load_genesis(path: Path) -> Genesis:
     document = parse_genesis(data)
     check_genesis(document, sealed=True)
     return build_genesis(document)
-
-
-def find_seat(genesis: Genesis, participant: str) -> bytes | None:
-    """Return the registered vote key of a participant, or None for an observer.
-
-    Raises:
-        StartRefused: the genesis document names it neither as validator nor as observer.
-    """
-    for validator in genesis.document.validators:
-        if validator.participant == participant:
-            return validator.vote_key
-    if any(observer.participant == participant for observer in genesis.document.observers):
-        return None
-    codes = ", ".join(v.participant for v in genesis.document.validators)
-    raise StartRefused(
-        f"node.participant {participant} is neither a validator nor an observer of chain "
-        f"{genesis.document.name}; its validators are {codes}"
-    )
-
-
-def make_roots(genesis: Genesis) -> Roots:
-    """Return the registered root certificates of a chain."""
-    registered = [
-        *((v.participant, v.root_certificate) for v in genesis.document.validators),
-        *((o.participant, o.root_certificate) for o in genesis.document.observers),
-    ]
-    return Roots((code, pem.encode("ascii", "replace")) for code, pem in registered)
 
 
 def make_timing(config: NodeConfig, genesis: Genesis) -> Timing:
@@ -240,26 +218,6 @@ def make_timing(config: NodeConfig, genesis: Genesis) -> Timing:
         heartbeat_ms=timing.heartbeat_ms,
         block_interval_ms=timing.block_interval_ms,
     )
-
-
-def make_peers(config: NodeConfig, genesis: Genesis) -> list[PeerSpec]:
-    """Return the peers that a node connects with: all validators, and observers that dial in.
-
-    Two observers have nothing to say to each other.
-    """
-    own = config.node.participant
-    document = genesis.document
-    addresses = {v.participant: v.address for v in document.validators}
-    addresses.update(config.network.peers)
-    codes = [v.participant for v in document.validators]
-    if own in codes:
-        codes += [o.participant for o in document.observers]
-    specs = []
-    for code in codes:
-        if code != own:
-            host, port = parse_address(addresses[code]) if code in addresses else ("", 0)
-            specs.append(PeerSpec(code, host, port))
-    return specs
 
 
 def sign_vote(signer: Signer, data: bytes) -> bytes:
@@ -301,6 +259,7 @@ class _Node:
         chain_id = genesis.chain_id
         self.config = config
         self.setup = setup
+        self.sets = setup.sets
         self.position = position
         self.metrics = Metrics()
         section = config.api
@@ -315,7 +274,7 @@ class _Node:
         self.network = Network(
             own=own,
             chain_id=chain_id,
-            peers=make_peers(config, genesis),
+            peers=make_peers(config, genesis, setup.sets, set()),
             roots=setup.roots,
             certificate=config.keys.tls_certificate,
             key=config.keys.tls_key,
@@ -327,7 +286,9 @@ class _Node:
                 chain_id=chain_id,
                 participant=own,
                 timing=setup.timing,
-                sign=None if setup.signer is None else partial(sign_vote, setup.signer),
+                sign=partial(sign_vote, setup.signers[0]) if setup.signers else None,
+                vote_key=setup.signers[0].public_key if setup.signers else None,
+                next_keys={s.public_key: partial(sign_vote, s) for s in setup.signers[1:]},
             ),
             backing=setup.store,
             position=read_position(setup.store),
@@ -381,6 +342,7 @@ class _Node:
         )
         self.network.on_change = self._note_connection
         self.network.on_vote = self.votes.note_frame
+        self.gateway.update_peers = self._update_peers
 
     def _pace_blocks(self, max_ops: int) -> None:
         self.mempool.block_ops = max_ops
@@ -445,12 +407,21 @@ class _Node:
             version=get_version(),
             chain=self.setup.genesis.document.name,
             chain_id=self.setup.genesis.chain_id.hex(),
-            validator=self.setup.signer is not None,
+            validator=bool(self.setup.signers),
             journal_records=len(self.setup.records),
             verifier_workers=self.verifier.workers,
         )
         self.metrics.build_info.labels(get_version()).set(1)
         self.metrics.height.set(header.height)
+
+    def _update_peers(self) -> None:
+        """Bring the network in line with the members that the final state names."""
+        genesis, sets = self.setup.genesis, read_sets(self.setup.store)
+        if sets != self.sets:
+            self.sets = sets
+            self.network.dismissed -= {m.participant for m in sets.current.members}
+            peers = make_peers(self.config, genesis, sets, self.network.dismissed)
+            self.network.update_peers(peers, make_roots(genesis, sets))
 
     def _note_connection(self, peer: str, connected: bool) -> None:  # noqa: FBT001
         self.driver.note_connection(peer, connected)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Final, Protocol
 
+from msgspec.structs import replace
 from nacl.signing import SigningKey
 
 from atpar.ledger.hashing import SignKind, compute_sign_bytes
@@ -97,6 +98,19 @@ def open_vote_signer(
             Path(keys.vote), f"no passphrase: set keys.passphrase_file or {PASSPHRASE_VARIABLE}"
         )
     return open_signer(keys.vote, passphrase=passphrase or "")
+
+
+def open_vote_signers(keys: KeysSection, *, passphrase: str | None = None) -> list[Signer]:
+    """Return the signers of `keys.vote` and, where there is one, `keys.next_vote`.
+
+    Raises:
+        SignerUnavailable, KeystoreError: as `open_vote_signer`.
+    """
+    signers = [open_vote_signer(keys, passphrase=passphrase)]
+    if keys.next_vote is not None:
+        following = replace(keys, vote=keys.next_vote, next_vote=None)
+        signers.append(open_vote_signer(following, passphrase=passphrase))
+    return signers
 
 
 def open_file_signer(path: Path, passphrase: str) -> LocalSigner:

@@ -12,6 +12,8 @@ indexes that answer questions about them, in one ordered key-value engine under 
     i sender 0 transaction id       -> height, index
     u uetr height index             (nothing)
     e account 0 asset 0 height      -> statement lines of that balance in that block
+    v epoch                         validator set of the epoch, and the block that it begins on
+    x epoch view participant kind   evidence against a validator (not part of what is final)
 
 A crash leaves the old position or the new one. A block finalised by a descendant has no
 finalization of its own; it is in one batch with that descendant, so its proof is always complete.
@@ -33,19 +35,20 @@ from atpar.ledger.blocks import BLOCK, HEADER, Block, Header
 from atpar.ledger.certificates import FINALIZATION, Finalization
 from atpar.ledger.codec import Codec, Wire, encode
 from atpar.ledger.limits import MAX_BLOCK_OPS, MAX_BLOCK_TRANSACTIONS
+from atpar.ledger.proofs import EpochStep, FinalityProof
 from atpar.ledger.receipts import Receipt
-from atpar.ledger.records import Posting
+from atpar.ledger.records import CURRENT, VALIDATORS, Posting, identify_validators
 from atpar.ledger.state import Base, Overlay
 from atpar.ledger.transactions import Transaction, decode_transaction
 from atpar.ledger.types import ChainId, Count, Hash, Height
 from atpar.node.errors import DiskFault, StoreCorrupt, StoreMismatch, StoreMissing, StoreSchema
-from atpar.node.gateway import Entry, EntryCursor, FinalityPath, FinalState
+from atpar.node.gateway import Entry, EntryCursor, EpochEntry, FinalityPath, FinalState
 from atpar.node.indexes import Line, compute_lines, compute_uetrs, describe_line
 from atpar.node.journal import sync_folder
 from atpar.node.kv import KeyValue, KeyValueReader, LevelKeyValue, Write
 from atpar.node.limits import MAX_PAGE
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 _SCHEMA_KEY: Final = b"mschema"
 _CHAIN_KEY: Final = b"mchain"
@@ -66,6 +69,7 @@ class Position(Wire, frozen=True):
     epoch: Count
 
 
+_EPOCH = Codec[EpochEntry](EpochEntry, name="epoch", max_bytes=2 * 1024 * 1024)
 _SCHEMA = Codec[int](Annotated[int, Meta(ge=0)], name="schema version", max_bytes=9)
 _CHAIN = Codec[bytes](ChainId, name="chain id", max_bytes=34)
 _POSITION = Codec[Position](Position, name="final position", max_bytes=128)
@@ -114,6 +118,8 @@ class Store:
             )
         self.position = _read(engine, _FINAL_KEY, _POSITION)
         """The last final block on the disk; moves when a commit returns."""
+        self._steps: tuple[EpochStep, ...] = ()
+        """Those that were asked for, from genesis on."""
 
     def close(self) -> None:
         """Close the engine and release its lock."""
@@ -197,6 +203,33 @@ class Store:
         if header is None:
             raise StoreCorrupt(f"chain.db: the header at height {height} is missing")
         return header
+
+    # ---- epochs
+
+    def get_epoch(self, epoch: int) -> EpochEntry | None:
+        """Return an epoch's validators and start, or None when it is not reached here."""
+        return _find(self._engine, _key(b"v", epoch), _EPOCH)
+
+    def list_epochs(self) -> list[EpochEntry]:
+        """Return every epoch that is reached, from genesis on."""
+        return [_decode(_EPOCH, value) for _, value in self._engine.scan(b"v")]
+
+    def get_epoch_steps(self, epoch: int) -> tuple[EpochStep, ...]:
+        """Return what leads a verifier from the genesis set to that of an epoch."""
+        steps = self._steps
+        while len(steps) < epoch:
+            steps = (*steps, self._make_step(len(steps) + 1))
+        if len(steps) > len(self._steps):
+            self._steps = steps
+        return steps[:epoch]
+
+    def _make_step(self, epoch: int) -> EpochStep:
+        entry = self.get_epoch(epoch)
+        path = None if entry is None else self.get_finality_path(entry.start_height)
+        if entry is None or path is None:
+            raise StoreCorrupt(f"chain.db: the start of epoch {epoch} is missing")
+        boundary = FinalityProof(path.finalization, path.headers)
+        return EpochStep(boundary, identify_validators(entry.validators))
 
     # ---- transactions and statements
 
@@ -363,6 +396,7 @@ def write_genesis(
 
     def batch() -> Iterator[Write]:
         yield from _encode_state(overlay)
+        yield from _encode_epoch(overlay, header.height)
         yield _key(b"h", header.height), encode(header)
         yield b"d" + digest, _HEIGHT.pack(header.height)
         yield _CHAIN_KEY, encode(chain_id)
@@ -394,6 +428,8 @@ def _encode_commit(blocks: Iterable[FinalBlock], position: Position) -> Iterator
         height = header.height
         key = _HEIGHT.pack(height)
         yield from _encode_state(block.overlay)
+        if header.next_validators_hash != header.validators_hash:
+            yield from _encode_epoch(block.overlay, height)
         yield b"h" + key, encode(header)
         yield b"d" + block.digest, key
         yield b"b" + key, block.block_bytes
@@ -408,6 +444,13 @@ def _encode_commit(blocks: Iterable[FinalBlock], position: Position) -> Iterator
         for account, asset, lines in compute_lines(block.postings, block.overlay):
             yield _balance_prefix(account, asset) + key, encode(lines)
     yield _FINAL_KEY, encode(position)
+
+
+def _encode_epoch(overlay: Overlay, height: int) -> Iterator[Write]:
+    """Yield the epoch that begins on a block, from the set that the block itself wrote."""
+    validators = overlay.get(VALIDATORS, CURRENT)
+    if validators is not None:
+        yield _key(b"v", validators.epoch), encode(EpochEntry(height, validators))
 
 
 def _encode_state(overlay: Overlay) -> Iterator[Write]:

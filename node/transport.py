@@ -118,6 +118,8 @@ class _Session:
     stream: Stream
     decoder: FrameDecoder
     instance: bytes
+    leaf: bytes
+    """The certificate that it showed, DER."""
     early: list[Frame]
     """Frames that arrived right behind the welcome."""
     number: int = 0
@@ -139,6 +141,8 @@ class Peer:
         self.since_s = trio.current_time()
         """When the present connection, or the lack of one, began (trio's clock)."""
         self.is_dialing = False
+        self.dialing = trio.CancelScope()
+        """Ends the task that dials it."""
         self.session: _Session | None = None
         """The connection in use."""
         self._changed = trio.Event()
@@ -227,6 +231,8 @@ class Network:
         """Called when a peer's connection stands (True) or is gone (False). Must not wait."""
         self.on_vote: Callable[[str, bytes], None] = lambda _peer, _payload: None
         """Called with each frame of the channel VOTES, before anyone has checked it."""
+        self.dismissed: set[str] = set()
+        """Members that have left and know it."""
         self._chain_id = chain_id
         self._roots = roots
         self._section = section
@@ -238,6 +244,7 @@ class Network:
         self._strangers: dict[trio.CancelScope, None] = {}
         self._addresses = AddressLimits()
         self._welcomes = 0
+        self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
 
     # ---- for the driver and gossip: plain calls that never wait
@@ -263,6 +270,47 @@ class Network:
         if target is not None:
             self._ban(target, reason)
             self._end(target, _Dropped(Drop.FAULT, reason))
+
+    def dismiss_peer(self, peer: str) -> None:
+        """Close the connection to a member that has left, and refuse it from now on."""
+        self.dismissed.add(peer)
+        self._remove(peer)
+
+    def _remove(self, peer: str) -> None:
+        target = self.peers.pop(peer, None)
+        if target is not None:
+            target.dialing.cancel()
+            self._end(target, _Dropped(Drop.DEPARTED, "no member any more"))
+
+    def update_peers(self, peers: Sequence[PeerSpec], roots: Roots) -> None:
+        """Take over another set of peers and registered roots, while running.
+
+        Peers that are not named any more are dismissed, new ones dialled, others kept as they are
+        unless the root that issued their certificate is gone.
+        """
+        # OpenSSL keeps the former roots; `Roots.identify` is what decides.
+        for context in (self._accepting, self._dialing):
+            context.load_verify_locations(cadata=roots.pem)
+        self._roots = roots
+        wanted = {spec.participant: spec for spec in peers if spec.participant != self.own}
+        for code in [code for code in self.peers if code not in wanted]:
+            self._remove(code)
+        for code, spec in wanted.items():
+            peer = self.peers.get(code)
+            if peer is None:
+                peer = self.peers[code] = Peer(spec, self._metrics)
+                log.info("peer registered", peer=code, address=spec.address)
+                self._start_dialing(peer)
+            elif peer.spec != spec:
+                was_dialled, peer.spec = bool(peer.spec.host), spec
+                if not was_dialled:
+                    self._start_dialing(peer)
+            if peer.session is not None and roots.identify(peer.session.leaf) != code:
+                self._end(peer, _Dropped(Drop.DEPARTED, "its root is not registered any more"))
+
+    def _start_dialing(self, peer: Peer) -> None:
+        if self._nursery is not None and peer.spec.host:
+            self._nursery.start_soon(self._keep_dialing, peer)
 
     def set_delay(self, peer: str, delay_s: float) -> None:
         """Delay everything sent to a peer, to play a slow line."""
@@ -315,9 +363,9 @@ class Network:
     ) -> None:
         """Accept and dial until cancelled. Owns the listeners and closes them."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             for peer in self.peers.values():
-                if peer.spec.host:
-                    nursery.start_soon(self._keep_dialing, peer)
+                self._start_dialing(peer)
             await nursery.start(trio.serve_listeners, self._accept, list(listeners))
             task_status.started()
 
@@ -353,6 +401,11 @@ class Network:
         return self._addresses.is_flooding(address, now=trio.current_time())
 
     async def _keep_dialing(self, peer: Peer) -> None:
+        """Dial a peer until it is dismissed."""
+        with peer.dialing:
+            await self._dial_repeatedly(peer)
+
+    async def _dial_repeatedly(self, peer: Peer) -> None:
         """Dial a peer whenever there is no connection to it, ever more slowly."""
         shortest_s = self._section.reconnect_min_ms / 1000
         longest_s = self._section.reconnect_max_ms / 1000
@@ -420,7 +473,8 @@ class Network:
 
     async def _shake_hands(self, stream: Stream, expected: Peer | None) -> tuple[Peer, _Session]:
         await stream.do_handshake()
-        peer = self._find_peer(stream, expected)
+        leaf = stream.getpeercert(binary_form=True) or b""
+        peer = self._find_peer(leaf, expected)
         if expected is not None and peer.is_connected:
             raise _Dropped(Drop.REPLACED, "it reached us while we were dialling")
         hello = Hello(PROTOCOL_VERSION, self._chain_id, self._instance)
@@ -428,7 +482,7 @@ class Network:
         decoder = FrameDecoder()
         theirs, early = await _receive_control(stream, decoder, [])
         instance = self._check_hello(peer, theirs)
-        session = _Session(stream, decoder, instance, early)
+        session = _Session(stream, decoder, instance, leaf, early)
         if self.own < peer.participant:
             if expected is not None and peer.is_connected:
                 raise _Dropped(Drop.REPLACED, "it reached us while we were dialling")
@@ -442,10 +496,9 @@ class Network:
             session.number = welcome.number
         return peer, session
 
-    def _find_peer(self, stream: Stream, expected: Peer | None) -> Peer:
+    def _find_peer(self, leaf: bytes, expected: Peer | None) -> Peer:
         """Return the peer that a finished TLS handshake proved."""
-        leaf = stream.getpeercert(binary_form=True)
-        code = None if leaf is None else self._roots.identify(leaf)
+        code = self._roots.identify(leaf)
         peer = None if code is None else self.peers.get(code)
         if peer is None:
             who = "nobody registered" if code is None else code
@@ -477,6 +530,8 @@ class Network:
 
     async def _serve(self, peer: Peer, session: _Session) -> None:
         """Exchange frames on a connection until it ends."""
+        if self.peers.get(peer.participant) is not peer:
+            raise _Dropped(Drop.DEPARTED, f"{peer.participant} left during the handshake")
         current = peer.session
         if current is not None:
             if current.instance == session.instance and session.number < current.number:

@@ -14,7 +14,7 @@ calls `work` once per turn while `has_work`. Messages are handled between two pi
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -27,6 +27,7 @@ from atpar.consensus.messages import (
     Message,
     decode_message,
     encode_message,
+    get_epoch,
     get_lane,
 )
 from atpar.consensus.records import (
@@ -68,6 +69,10 @@ class ValidatorConfig:
     timing: Timing = field(default_factory=Timing)
     sign: Callable[[bytes], bytes] | None = None
     """Signs vote bytes with the vote key. None: never votes."""
+    vote_key: bytes | None = None
+    """The public key that `sign` signs under. None: whichever is registered."""
+    next_keys: Mapping[bytes, Callable[[bytes], bytes]] = field(default_factory=dict)
+    """Public key -> its `sign`, of vote keys that take over in a later epoch."""
     verify: Callable[[bytes, bytes, bytes], bool] = verify
 
 
@@ -130,6 +135,8 @@ class Validator:
         """Connected peers -> whether anything was heard from them on this connection."""
         self._epoch_start = position.start
         self._epoch_blocks = position.epoch_blocks
+        self._leaving: set[str] = set()
+        """Members of the epoch before that are not seen to have left it yet."""
         self._bodies = BodyCache()
         self._verified = VerifiedCache()
         self._block_bytes: dict[bytes, tuple[int, bytes]] = {}
@@ -168,13 +175,30 @@ class Validator:
                     epoch_blocks=position.epoch_blocks,
                     timing=config.timing,
                 ),
-                Ports(sign=config.sign, verify=config.verify, decode_block=self._decode_block),
+                Ports(
+                    sign=None if config.sign is None else self._sign,
+                    verify=config.verify,
+                    decode_block=self._decode_block,
+                    holds_key=self._holds_key,
+                ),
                 start=position.start,
                 tip=position.tip,
                 records=records,
             )
         except JournalInvalid as error:
             raise JournalLost(f"votes.journal: {error}; keep the file and do not vote") from error
+
+    def _sign(self, data: bytes) -> bytes:
+        """Sign with the key that the running epoch registers."""
+        validators = self._epoch_start.validators
+        index = validators.get_index(self.config.participant)
+        assert index is not None, "only members vote"
+        sign = self.config.next_keys.get(validators.members[index].vote_key, self.config.sign)
+        assert sign is not None, "without a key nobody votes"
+        return sign(data)
+
+    def _holds_key(self, key: bytes) -> bool:
+        return self.config.vote_key in (None, key) or key in self.config.next_keys
 
     # ---- driving
 
@@ -325,6 +349,9 @@ class Validator:
             return
         if frame.peer in self.connected:
             self.connected[frame.peer] = True
+        if frame.peer in self._leaving and get_epoch(message) >= self._epoch_start.epoch:
+            self._leaving.discard(frame.peer)
+            self._out.append(actions.DismissPeer(frame.peer))
         self._tell(events.MessageReceived(frame.peer, message))
 
     def _decode_block(self, data: bytes) -> BlockInfo | None:
@@ -629,8 +656,13 @@ class Validator:
 
     def _open_epoch(self) -> None:
         final = self.executor.final
-        self._epoch_start = read_next_epoch(final.view, final.header, final.digest)
-        self._tell(events.EpochOpened(self._epoch_start))
+        before = self._epoch_start.validators.indexes
+        self._epoch_start = start = read_next_epoch(final.view, final.header, final.digest)
+        self._leaving = set(before) - set(start.validators.indexes)
+        # Views begin again at 1.
+        self._final_view_heard = self._final_view = 0
+        self._out.append(actions.OpenEpoch(start))
+        self._tell(events.EpochOpened(start))
 
     # ---- what the next block could carry
 

@@ -26,7 +26,9 @@ _VOTE_TAGS: Final = (16, 17, 18)
 class VoteRecord:
     """What has been seen of one validator since this node started."""
 
+    last_epoch: int = 0
     last_view: int | None = None
+    """In that epoch: views begin again with each."""
     last_ms: int | None = None
     missed: int = 0
 
@@ -42,10 +44,21 @@ class VoteWatch:
         self._clock = clock
         self._metrics = metrics
         self._records: dict[str, VoteRecord] = {}
-        self._seen: OrderedDict[int, set[str]] = OrderedDict()
-        """View -> who was seen to vote in it."""
-        self._due: deque[tuple[int, int]] = deque()
-        """(when to judge, view) of final views."""
+        self._seen: OrderedDict[tuple[int, int], set[str]] = OrderedDict()
+        """(epoch, view) -> who was seen to vote in it."""
+        self._due: deque[tuple[int, int, int]] = deque()
+        """(when to judge, epoch, view) of final views."""
+        self._sets: dict[int, ValidatorSet] = {}
+        """The running epoch's set and the one before: the boundary is reported after it."""
+        self._update_sets()
+
+    def _update_sets(self) -> None:
+        running = self._get_set()
+        if running.epoch not in self._sets:
+            before = self._sets.get(running.epoch - 1)
+            self._sets = {running.epoch: running}
+            if before is not None:
+                self._sets[before.epoch] = before
 
     def get(self, participant: str) -> VoteRecord:
         """Return the record of a validator."""
@@ -61,29 +74,33 @@ class VoteWatch:
         except NonCanonical:
             return
         if isinstance(vote, Notarize | Finalize):
-            self._note(peer, vote.proposition.view)
+            self._note(peer, (vote.proposition.epoch, vote.proposition.view))
         elif isinstance(vote, Nullify):
-            self._note(peer, vote.body.view)
+            self._note(peer, (vote.body.epoch, vote.body.view))
 
     def note_final(self, block: FinalBlock) -> None:
         """Take note of a final block: its certificate's signers voted, the rest is judged later."""
-        view = block.finalization.proposition.view
-        members = self._get_set().members
-        if block.header.height == block.finalized_height and block.header.view == view:
-            for index in decode_bitmap(block.finalization.signers, len(members)):
-                self._note(members[index].participant, view)
+        self._update_sets()
+        epoch, view = block.header.epoch, block.finalization.proposition.view
+        voters = self._sets.get(epoch)
+        is_own = block.header.height == block.finalized_height and block.header.view == view
+        if is_own and voters is not None:
+            for index in decode_bitmap(block.finalization.signers, voters.size):
+                self._note(voters.members[index].participant, (epoch, view))
             # A leader's notarize travels inside its proposal.
-            self._note(block.header.proposer, view)
-            self._due.append((self._clock.now_ms() + VOTE_GRACE_MS, view))
+            self._note(block.header.proposer, (epoch, view))
+            self._due.append((self._clock.now_ms() + VOTE_GRACE_MS, epoch, view))
         while len(self._due) > MAX_WATCHED_VIEWS:
             self._due.popleft()
         self._judge()
 
-    def _note(self, participant: str, view: int) -> None:
+    def _note(self, participant: str, place: tuple[int, int]) -> None:
+        epoch, view = place
         record = self._records.setdefault(participant, VoteRecord())
-        record.last_view = view if record.last_view is None else max(record.last_view, view)
+        if record.last_view is None or (epoch, view) > (record.last_epoch, record.last_view):
+            record.last_epoch, record.last_view = epoch, view
         record.last_ms = self._clock.wall_ms()
-        self._seen.setdefault(view, set()).add(participant)
+        self._seen.setdefault(place, set()).add(participant)
         while len(self._seen) > MAX_WATCHED_VIEWS:
             self._seen.popitem(last=False)
 
@@ -91,9 +108,10 @@ class VoteWatch:
         """Count who was not seen in final views whose grace is over."""
         now_ms = self._clock.now_ms()
         while self._due and self._due[0][0] <= now_ms:
-            _, view = self._due.popleft()
-            seen = self._seen.get(view, set())
-            for member in self._get_set().members:
+            _, epoch, view = self._due.popleft()
+            seen = self._seen.get((epoch, view), set())
+            voters = self._sets.get(epoch)
+            for member in () if voters is None else voters.members:
                 code = member.participant
                 if code not in seen and code != self._own:
                     self._records.setdefault(code, VoteRecord()).missed += 1

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from atpar.consensus.events import CommitSynced, PeerConnected, PeerDisconnected, Ticked
 from atpar.consensus.messages import Lane, encode_message
-from atpar.consensus.types import Timing
+from atpar.consensus.types import EpochStart, Timing
+from atpar.ledger.genesis import GenesisDocument
 from atpar.ledger.keys import verify, verify_batch
 from atpar.ledger.transactions import Transaction
 from atpar.node import actions
@@ -53,6 +54,11 @@ class Node:
     alarms: list[actions.Alarm] = field(default_factory=list)
     faults: list[tuple[str, str]] = field(default_factory=list)
     """(peer, reason) of every DropPeer."""
+    opened: list[EpochStart] = field(default_factory=list)
+    """Every epoch that opened here, over all boots."""
+    dismissed: list[str] = field(default_factory=list)
+    next_keys: list[str] = field(default_factory=list)
+    """Names of vote keys that take over in a later epoch."""
     halt: actions.Halt | None = None
     sent: list[tuple[int, str, bytes]] = field(default_factory=list)
     """(time, peer or "*", bytes) of everything that left."""
@@ -69,6 +75,10 @@ class Node:
     @property
     def height(self) -> int:
         return Store(self.engine).position.height
+
+
+def make_signer(name: str) -> Callable[[bytes], bytes]:
+    return lambda data: key_of(name).sign(data).signature
 
 
 class CrashingKeyValue(MemoryKeyValue):
@@ -101,9 +111,10 @@ class Cluster:
         commit_ms: int = 2,
         timing: Timing | None = None,
         codes: Sequence[str] = ("ALFA", "BRVO", "CHRL", "DLTA"),
+        document: GenesisDocument | None = None,
     ) -> None:
         self.rng = random.Random(seed)
-        self.world = World()
+        self.world = World(document)
         self.now_ms = 0
         self.latency_ms = latency_ms
         self.fsync_ms = fsync_ms
@@ -117,6 +128,11 @@ class Cluster:
         self.chain: dict[int, bytes] = {}
         """height -> digest, as first finalised by anybody."""
         self.nodes = {code: self._make_node(code) for code in codes}
+
+    def add(self, code: str) -> Node:
+        """Set up another machine, with the data that `node init` makes; `start` it."""
+        self.nodes[code] = self._make_node(code)
+        return self.nodes[code]
 
     def _make_node(self, code: str) -> Node:
         node = Node(code, self)
@@ -172,12 +188,15 @@ class Cluster:
         node.store = Store(node.engine)
         node.journal, found = open_journal(PATH, self._opening(node.code), disk=node.disk)
         key = key_of(f"{node.code}-vote")
+        next_keys = {public(name): make_signer(name) for name in node.next_keys}
         node.validator = Validator(
             ValidatorConfig(
                 chain_id=self.world.chain_id,
                 participant=node.code,
                 timing=self.timing,
                 sign=lambda data: key.sign(data).signature,
+                vote_key=bytes(key.verify_key),
+                next_keys=next_keys,
                 verify=verify,
             ),
             backing=node.store,
@@ -329,6 +348,10 @@ class Cluster:
                 node.alarms.append(action)
             case actions.Halt():
                 node.halt = action
+            case actions.OpenEpoch():
+                node.opened.append(action.start)
+            case actions.DismissPeer():
+                node.dismissed.append(action.peer)
             case actions.EnterView() | actions.Persist():
                 pass
 

@@ -60,6 +60,9 @@ class Links:
     def drop_peer(self, peer: str, reason: str) -> None:
         self.dropped.append((peer, reason))
 
+    def dismiss_peer(self, peer: str) -> None:
+        pass
+
 
 @dataclass
 class Witness:
@@ -80,6 +83,9 @@ class Witness:
         self.dropped.append(dropped)
 
     def on_view(self, entered: actions.EnterView) -> None:
+        pass
+
+    def on_epoch(self, opened: actions.OpenEpoch) -> None:
         pass
 
     def on_alarm(self, alarm: actions.Alarm) -> None:

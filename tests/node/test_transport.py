@@ -9,6 +9,7 @@ import trio.testing
 
 from atpar.node.errors import AddressUnavailable
 from atpar.node.framing import Channel
+from atpar.node.identity import Roots, create_root
 from atpar.node.metrics import Metrics
 from atpar.node.peers import Drop, PeerSpec, Received
 from tests.node.network import (
@@ -16,7 +17,9 @@ from tests.node.network import (
     DEADLINE_S,
     FAST,
     Node,
+    get_root,
     make_network,
+    make_roots,
     open_listener,
     port_of,
     running,
@@ -222,3 +225,31 @@ async def test_unknown_peer_is_ignored(tmp_path: Path) -> None:
     network.send("GONE", Channel.VOTES, b"")
     network.drop_peer("GONE", "left")
     network.set_delay("GONE", 1.0)
+
+
+async def test_member_that_joins_is_dialled_and_one_that_leaves_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path, CODES[:3]) as (alfa, brvo, chrl):
+        roots = make_roots(CODES[:2])
+        alfa.network.update_peers([alfa.network.peers["BRVO"].spec], roots)
+        await alfa.wait_dropped(Drop.UNREGISTERED)
+        assert alfa.network.connected == ["BRVO"]
+        back = PeerSpec("CHRL", "127.0.0.1", chrl.port)
+        alfa.network.update_peers([alfa.network.peers["BRVO"].spec, back], make_roots(CODES[:3]))
+        await alfa.wait_until(lambda: set(alfa.network.connected) == {"BRVO", "CHRL"})
+        alfa.network.dismiss_peer("BRVO")
+        await brvo.wait_until(lambda: "ALFA" not in brvo.network.connected)
+        assert alfa.network.dismissed == {"BRVO"}
+
+
+async def test_old_and_new_root_overlap_until_the_old_one_is_gone(tmp_path: Path) -> None:
+    async with running(tmp_path, CODES[:2]) as (alfa, brvo):
+        specs = [alfa.network.peers["BRVO"].spec]
+        new = create_root("BRVO")
+        known = [(code, get_root(code).certificate) for code in CODES[:2]]
+        alfa.network.update_peers(specs, Roots([*known, ("BRVO", new.certificate)]))
+        alfa.network.send("BRVO", Channel.VOTES, b"still here")
+        assert (await receive(brvo)).payload == b"still here"
+        assert alfa.network.connected == ["BRVO"]
+        alfa.network.update_peers(specs, Roots([known[0], ("BRVO", new.certificate)]))
+        await alfa.wait_until(lambda: alfa.network.connected == [])
+        await alfa.wait_dropped(Drop.UNREGISTERED)
