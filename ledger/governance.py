@@ -208,12 +208,20 @@ def apply_set_validators(ctx: Context, op: SetValidators) -> None:
     for member in op.members:
         if ctx.overlay.get(PARTICIPANTS, member.participant.encode()) is None:
             raise Refused(Code.UNKNOWN_PARTICIPANT, f"no participant {member.participant}")
+    refusals = []
     for member in op.members:
         keys = [member.vote_key, member.admin_key]
-        for key in check_keys(
-            ctx.overlay, member.participant, keys, op.possessions, chain_id=ctx.chain_id
-        ):
+        try:
+            fresh = check_keys(
+                ctx.overlay, member.participant, keys, op.possessions, chain_id=ctx.chain_id
+            )
+        except Refused as refusal:
+            refusals.append(refusal)
+            continue
+        for key in fresh:
             ctx.overlay.put(KEYS, key, KeyOwner(member.participant))
+    if refusals:
+        raise min(refusals, key=lambda refusal: refusal.code)
     current = get_validators(ctx.overlay)
     _check_safe(current, op.members)
     members = tuple(Validator(*astuple(member)) for member in op.members)

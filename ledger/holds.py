@@ -31,6 +31,7 @@ from atpar.ledger.payments import (
     check_payment,
     check_side_open,
     check_travel_rule,
+    load_parties,
     post,
 )
 from atpar.ledger.records import (
@@ -109,12 +110,13 @@ def list_open_holds(
 def apply_hold(ctx: Context, op: PlaceHold) -> None:
     """Reserve money for a creditor under a condition."""
     hold_id = ctx.compute_id(HashTag.HOLD)
+    parties = load_parties(ctx, op)
     for arbiter in op.condition.arbiters:
         if ctx.overlay.get(ACCOUNTS, arbiter.encode()) is None:
             raise Refused(Code.UNKNOWN_TARGET, f"no account {arbiter} to arbitrate")
     check_new_entry(ctx.overlay.get(HOLDS, hold_id), hold_id)
     _check_room(get_balance(ctx, balance_key(op.asset, op.debtor)), op.debtor)
-    check_payment(ctx, op, pause=Pause.HOLD)
+    check_payment(ctx, op, parties, pause=Pause.HOLD)
     if op.expires_at_ms <= ctx.now_ms:
         raise Refused(Code.HOLD_EXPIRED, f"expires at {op.expires_at_ms}, it is {ctx.now_ms}")
     hold = Hold(

@@ -34,6 +34,7 @@ from atpar.ledger.records import (
 )
 from atpar.ledger.roles import (
     INDEPENDENT_ROLES,
+    check_faults,
     find_account_faults,
     find_role_faults,
     is_regulator,
@@ -80,17 +81,8 @@ def _check_still_licensed(ctx: Context, code: str) -> None:
     for asset_code, asset in list_assets(ctx.overlay):
         holders = {participant_of(getattr(asset.terms, field)) for field, _ in INDEPENDENT_ROLES}
         if code == asset.issuer or code in holders:
-            raise_first_fault(ctx, asset_code, asset)
-
-
-def raise_first_fault(ctx: Context, code: str, asset: Asset) -> None:
-    """Check an asset's roles.
-
-    Raises:
-        Refused: POLICY_WEAK, ROLE_CONFLICT or ROLE_MISSING, the first in precedence.
-    """
-    for fault in find_role_faults(ctx.overlay, asset.issuer, asset.terms):
-        raise Refused(fault.code, f"{code} {fault.field}: {fault.message}")
+            faults = find_role_faults(ctx.overlay, asset.issuer, asset.terms)
+            check_faults(faults, what=asset_code)
 
 
 def apply_open_account(ctx: Context, op: OpenAccount) -> None:
@@ -128,20 +120,18 @@ def apply_update_account(ctx: Context, op: UpdateAccount) -> None:
         ctx.note_departure(op.account)
     ctx.overlay.put(ACCOUNTS, key, account)
     if op.policy is not None:
-        for fault in find_account_faults(ctx.overlay, op.account):
-            raise Refused(fault.code, f"{fault.field}: {fault.message}")
+        check_faults(find_account_faults(ctx.overlay, op.account), what=op.account)
 
 
 def _schedule_recovery(ctx: Context, op: UpdateAccount, account: Account) -> None:
     assert op.policy is not None
     assert op.regulator is not None
     register_signed_policy(ctx.overlay, participant_of(op.account), op.policy)
-    if not is_regulator(ctx.overlay, op.regulator):
-        raise Refused(Code.ROLE_MISSING, f"{op.regulator} is no regulator's account")
     key = op.account.encode()
     ctx.overlay.put(ACCOUNTS, key, replace(account, policy=op.policy))
-    for fault in find_account_faults(ctx.overlay, op.account):
-        raise Refused(fault.code, f"{fault.field}: {fault.message}")
+    check_faults(find_account_faults(ctx.overlay, op.account), what=op.account)
+    if not is_regulator(ctx.overlay, op.regulator):
+        raise Refused(Code.ROLE_MISSING, f"{op.regulator} is no regulator's account")
     if account.pending is not None:
         ctx.overlay.delete(RECOVERIES, _recovery_key(op.account, account.pending))
     pending = PendingPolicy(op.policy, ctx.now_ms + RECOVERY_DELAY_MS)
@@ -216,7 +206,7 @@ def apply_set_asset(ctx: Context, op: SetAsset) -> None:
     key = op.asset.encode()
     before = ctx.overlay.get(ASSETS, key)
     after = Asset(op.issuer, op.currency, op.scale, op.terms, 0, 0)
-    raise_first_fault(ctx, op.asset, after)
+    check_faults(find_role_faults(ctx.overlay, op.issuer, op.terms), what=op.asset)
     if before is None:
         if sum(1 for _ in list_assets(ctx.overlay)) >= MAX_ASSETS:
             raise Refused(Code.LIMIT_OF_ENTRIES, f"{MAX_ASSETS} assets already")

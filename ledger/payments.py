@@ -72,22 +72,36 @@ def _add(ctx: Context, key: bytes, change: int) -> None:
 
 def apply_transfer(ctx: Context, op: Transfer) -> None:
     """Pay."""
-    check_payment(ctx, op, pause=_PAUSE_TRANSFER)
+    check_payment(ctx, op, load_parties(ctx, op), pause=_PAUSE_TRANSFER)
     post(ctx, op.asset, debtor=op.debtor, creditor=op.creditor, amount=op.amount)
 
 
-def check_payment(ctx: Context, op: Transfer | Hold, *, pause: int) -> Balance:
-    """Check everything that a payment, now or reserved, asks of its parties and of the asset.
+Parties = tuple[Asset, Account, Account]
+"""Asset, creditor and debtor of a payment, looked up once. A plain tuple: made for each payment."""
 
-    Counts the amount against the debtor's limits; returns the debtor's balance.
+
+def load_parties(ctx: Context, op: Transfer | Hold) -> Parties:
+    """Return the asset and the accounts of a payment, now or reserved.
 
     Raises:
-        Refused: the first broken rule in precedence.
+        Refused: one does not exist, or the debtor may not start new business.
     """
     asset = load_asset(ctx, op.asset)
     creditor = load_creditor(ctx, op.creditor)
     debtor = load_party(ctx, op.debtor)
     check_debtor(ctx, op.debtor, debtor)
+    return asset, creditor, debtor
+
+
+def check_payment(ctx: Context, op: Transfer | Hold, parties: Parties, *, pause: int) -> None:
+    """Check everything else that a payment asks of its parties and of the asset.
+
+    Counts the amount against the debtor's limits.
+
+    Raises:
+        Refused: the first broken rule in precedence.
+    """
+    asset, creditor, debtor = parties
     if asset.paused & pause:
         raise Refused(Code.PAUSED, f"{op.asset}: this operation is paused")
     balance = ctx.overlay.get(BALANCES, f"{op.asset}|{op.debtor}".encode()) or NO_BALANCE
@@ -103,7 +117,6 @@ def check_payment(ctx: Context, op: Transfer | Hold, *, pause: int) -> Balance:
     if asset.limits:
         use_limits(ctx, op.asset, asset, op.debtor, op.amount)
     check_funds(balance, op.amount)
-    return balance
 
 
 def check_debtor(ctx: Context, account_id: str, account: Account) -> None:

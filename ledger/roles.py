@@ -4,10 +4,11 @@ One place for `set_asset`, `update_account`, `set_participant` and the genesis d
 rule cannot be met at creation and lost later.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from atpar.ledger.codes import Code
+from atpar.ledger.errors import Refused
 from atpar.ledger.operations import AssetTerms, Policy
 from atpar.ledger.policies import needs_two_keys, share_key
 from atpar.ledger.records import ACCOUNTS, ASSETS, PARTICIPANTS, AccountStatus, Asset
@@ -106,6 +107,17 @@ def _find_unlicensed(view: View, issuer: str, terms: AssetTerms) -> Iterator[Rol
         participant = view.get(PARTICIPANTS, code.encode())
         if participant is None or role not in participant.roles:
             yield RoleFault(Code.ROLE_MISSING, field, f"{code} is not licensed as {role.value}")
+
+
+def check_faults(faults: Iterable[RoleFault], *, what: str) -> None:
+    """Refuse what broke a rule.
+
+    Raises:
+        Refused: the fault that is first in precedence.
+    """
+    worst = min(faults, default=None)
+    if worst is not None:
+        raise Refused(worst.code, f"{what} {worst.field}: {worst.message}")
 
 
 def list_assets(view: View) -> Iterator[tuple[str, Asset]]:

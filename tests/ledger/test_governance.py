@@ -516,6 +516,8 @@ def test_a_validator_set_has_known_members_and_their_own_keys(world: World) -> N
     assert world.run(unproven, sender=GOV) is Code.POSSESSION_MISSING
     taken = SetValidators(members_of(*BANKS, "ECHO", ECHO="ALFA-pay"), known)
     assert world.run(taken, sender=GOV) is Code.KEY_TAKEN
+    worst = SetValidators(members_of(*BANKS, "ECHO", ALFA="BRVO-pay"), known[:1])
+    assert world.run(worst, sender=GOV) is Code.POSSESSION_MISSING
     unsorted = SetValidators(members_of(*BANKS, "ECHO"), known[::-1])
     assert world.run(unsorted, sender=GOV) is Code.VALUE_INVALID
     assert world.run(SetValidators(members_of(*BANKS, "ECHO"), known), sender=GOV) is Code.OK

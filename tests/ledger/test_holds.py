@@ -123,6 +123,8 @@ def test_a_hold_needs_travel_rule_data_like_a_payment() -> None:
 def test_arbiters_exist_and_are_sorted(world: World) -> None:
     unknown = hold_op(world, condition=Condition(("CHRL/nobody",), None, None, None))
     assert world.run(unknown, sender="ALFA/main") is Code.UNKNOWN_TARGET
+    lost = replace(unknown, creditor="BRVO/nobody")
+    assert world.run(lost, sender="ALFA/main") is Code.UNKNOWN_CREDITOR
     twice = hold_op(world, condition=Condition(("CHRL/main", "CHRL/main"), None, None, None))
     assert world.run(twice, sender="ALFA/main") is Code.VALUE_INVALID
 

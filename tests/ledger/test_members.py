@@ -339,6 +339,17 @@ def test_independent_roles_are_licensed_and_apart(
     assert world.run(op, sender="JDCL/admin", by=[*REST, outgoing]) is code
 
 
+def test_the_lowest_code_wins_among_role_faults(world: World) -> None:
+    """A missing minter, a conflict and a weak treasury in one set of terms."""
+    terms = make_terms(treasury="JDCL/compliance", pauser="JDCL/unpause", minters=("ALFA/nobody",))
+    op = set_asset(terms=terms, scale=3)
+    assert world.run(op, sender="JDCL/admin", by=REST) is Code.POLICY_WEAK
+    op = set_asset(terms=replace(terms, treasury="JDCL/treasury"), scale=3)
+    assert world.run(op, sender="JDCL/admin", by=REST) is Code.ROLE_CONFLICT
+    op = set_asset(terms=make_terms(minters=("ALFA/nobody",)), scale=3)
+    assert world.run(op, sender="JDCL/admin", by=REST) is Code.ROLE_MISSING
+
+
 def test_governance_replaces_a_custodian_that_does_not_agree(world: World) -> None:
     op = set_asset(terms=make_terms(custodian="CUST/admin"))
     assert world.run(op, sender="JDCL/admin", by=[*REST, GOV]) is Code.OK
