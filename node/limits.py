@@ -106,7 +106,9 @@ CLIENT_BACKLOG_BLOCKS: Final = 6
 # ---- the verifier
 VERIFY_PIECE_SIGNATURES: Final = 64
 """Work is cut into pieces of this many, about 4 ms each, so that urgent work soon has its turn."""
-VERIFY_BATCH_SIGNATURES: Final = 256
+VERIFY_BATCH_SIGNATURES: Final = 128
+VERIFY_BATCHES_AHEAD: Final = 2
+"""Batches that one worker has at a time: one in hand, the next already there."""
 VERIFY_BATCH_BYTES: Final = 4 * 1024 * 1024
 """Bytes hashed per batch: each signature hashes its message anew."""
 MAX_VERIFY_BACKLOG_SIGNATURES: Final = 2 * MAX_BLOCK_SIGNATURES
@@ -188,6 +190,8 @@ API_LINGER_TIMEOUT_S: Final = 1.0
 API_SHUTDOWN_GRACE_S: Final = 5.0
 API_SUBMIT_TIMEOUT_S: Final = 20.0
 """Past this the answer to a submission is 202 with the ids and status `unknown`."""
+MAX_EVIDENCE_PER_VALIDATOR: Final = 64
+"""Pieces of evidence kept against one participant, the first ones: it is proven enough."""
 MAX_API_IN_FLIGHT: Final = 256
 """Requests being answered at once; more are told to come back."""
 MAX_API_BODY_BYTES_IN_FLIGHT: Final = 128 * 1024 * 1024

@@ -34,6 +34,7 @@ from atpar.node.limits import (
     MAX_VERIFY_BACKLOG_SIGNATURES,
     VERIFY_BATCH_BYTES,
     VERIFY_BATCH_SIGNATURES,
+    VERIFY_BATCHES_AHEAD,
     VERIFY_PIECE_SIGNATURES,
     VERIFY_TIMEOUT_S,
 )
@@ -82,6 +83,17 @@ class _Piece:
     triples: Sequence[SignedTriple]
     bytes: int
     attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A batch that a worker has, or is being sent."""
+
+    priority: Priority
+    batch: list[_Piece]
+    ticket: int
+    count: int
+    sent_at: float
 
 
 class Verifier:
@@ -234,14 +246,14 @@ class Verifier:
             self._bytes[priority] -= piece.bytes
         return batch
 
-    def _put_back(self, priority: Priority, batch: list[_Piece]) -> None:
+    def _put_back(self, priority: Priority, batch: list[_Piece], *, is_suspect: bool) -> None:
         """Return a batch that got no verdicts to the head of its queue.
 
         Raises:
             VerifierFailed: it has been tried too often.
         """
         for piece in reversed(batch):
-            piece.attempts += 1
+            piece.attempts += is_suspect
             if piece.attempts >= MAX_VERIFY_ATTEMPTS:
                 raise VerifierFailed(f"a batch of signatures ended {piece.attempts} workers")
             self._queues[priority].appendleft(piece)
@@ -309,50 +321,90 @@ class Verifier:
             await trio.sleep(_RESPAWN_PAUSE_S * failures)
 
     async def _run_worker(self) -> int:
-        """Feed one worker until it fails; return how many batches it answered."""
+        """Feed one worker until it fails; return how many batches it answered.
+
+        The next batch is sent while one is being checked, so that the worker never waits for us.
+        """
+        sent: deque[_Sent] = deque()
         answered = 0
+        free_at = trio.current_time()
         async with AsyncExitStack() as stack:
             process = await trio.lowlevel.open_process(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             stack.push_async_callback(_end_process, process)
-            while True:
-                priority, batch = await self._take()
-                began = trio.current_time()
-                try:
-                    verdicts = await self._ask(process, batch)
-                finally:
-                    if priority is Priority.CLIENTS:
-                        self._client_batches -= 1
-                        self._idle.unpark_all()
-                if verdicts is None:
-                    self._put_back(priority, batch)
-                    return answered
-                answered += 1
-                self._report(priority, len(verdicts), trio.current_time() - began)
-                self._settle(batch, verdicts)
+            slots = trio.Semaphore(VERIFY_BATCHES_AHEAD)
+            try:
+                async with trio.open_nursery() as nursery:
+                    arrived, arriving = trio.open_memory_channel[None](VERIFY_BATCHES_AHEAD)
+                    nursery.start_soon(self._feed, process, sent, slots, arrived)
+                    async for _ in arriving:
+                        began = max(sent[0].sent_at, free_at)
+                        if not await self._collect(process, sent[0]):
+                            break
+                        free_at = trio.current_time()
+                        self._report(sent[0].priority, sent[0].count, free_at - began)
+                        self._release(sent.popleft())
+                        slots.release()
+                        answered += 1
+                    nursery.cancel_scope.cancel()
+            finally:
+                for each in sent:
+                    self._release(each)
+        # Only the first one can have been at fault: the worker had not begun with the others.
+        while sent:
+            each = sent.pop()
+            self._put_back(each.priority, each.batch, is_suspect=not sent)
+        return answered
 
-    async def _ask(self, process: trio.Process, batch: list[_Piece]) -> list[bool] | None:
-        """Return a worker's verdicts on a batch, or None if it gave no proper answer."""
+    async def _feed(
+        self,
+        process: trio.Process,
+        sent: deque["_Sent"],
+        slots: trio.Semaphore,
+        arrived: trio.MemorySendChannel[None],
+    ) -> None:
+        """Send batches, a few ahead of the answers; end when the worker takes no more."""
         assert process.stdin is not None
+        async with arrived:
+            while True:
+                await slots.acquire()
+                priority, batch = await self._take()
+                triples = [triple for piece in batch for triple in piece.triples]
+                self._ticket += 1
+                each = _Sent(priority, batch, self._ticket, len(triples), trio.current_time())
+                sent.append(each)
+                arrived.send_nowait(None)
+                try:
+                    await process.stdin.send_all(pack_request(each.ticket, triples))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return
+
+    async def _collect(self, process: trio.Process, each: "_Sent") -> bool:
+        """Take the answer to the oldest batch; return whether it was one."""
         assert process.stdout is not None
-        triples = [triple for piece in batch for triple in piece.triples]
-        self._ticket += 1
-        ticket = self._ticket
-        expected = ANSWER_HEADER_BYTES + compute_bitmap_bytes(len(triples))
+        expected = ANSWER_HEADER_BYTES + compute_bitmap_bytes(each.count)
         answer = b""
         with trio.move_on_after(VERIFY_TIMEOUT_S):
             try:
-                await process.stdin.send_all(pack_request(ticket, triples))
                 while len(answer) < expected:
                     data = await process.stdout.receive_some(expected - len(answer))
                     if not data:
-                        return None
+                        return False
                     answer += data
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return None
-            return unpack_answer(bytes(answer), ticket=ticket, count=len(triples))
-        return None
+                return False
+            verdicts = unpack_answer(bytes(answer), ticket=each.ticket, count=each.count)
+            if verdicts is None:
+                return False
+            self._settle(each.batch, verdicts)
+            return True
+        return False
+
+    def _release(self, each: "_Sent") -> None:
+        if each.priority is Priority.CLIENTS:
+            self._client_batches -= 1
+            self._idle.unpark_all()
 
     def _report(self, priority: Priority, signatures: int, seconds: float) -> None:
         label = priority.name.lower()

@@ -18,9 +18,13 @@ from atpar.ledger.keys import SignedTriple, verify_batch
 from atpar.ledger.operations import Void
 from atpar.ledger.transactions import VERSION, Body, decode_transaction, encode_envelope
 from atpar.node.errors import VerifierBusy, VerifierFailed, VerifierStopped
-from atpar.node.limits import MAX_VERIFY_ATTEMPTS, VERIFY_PIECE_SIGNATURES
+from atpar.node.limits import (
+    MAX_VERIFY_ATTEMPTS,
+    VERIFY_BATCH_SIGNATURES,
+    VERIFY_PIECE_SIGNATURES,
+)
 from atpar.node.metrics import Metrics
-from atpar.node.verifier import WORKER_COMMAND, Priority, Verifier
+from atpar.node.verifier import WORKER_COMMAND, Priority, Verifier, _Job
 from atpar.node.verify_worker import (
     pack_answer,
     pack_request,
@@ -310,3 +314,16 @@ def test_answers_survive_packing(verdicts: list[bool], ticket: int) -> None:
     assert unpack_answer(answer, ticket=ticket, count=len(verdicts)) == verdicts
     assert unpack_answer(answer, ticket=ticket ^ 1, count=len(verdicts)) is None
     assert unpack_answer(answer, ticket=ticket, count=len(verdicts) + 1) is None
+
+
+def test_only_the_batch_in_hand_is_suspected_when_a_worker_dies() -> None:
+    """The one that waited behind it was not begun, so it is not counted against it."""
+    verifier = Verifier(workers=1, metrics=Metrics())
+    triples = make_triples(VERIFY_BATCH_SIGNATURES)
+    job = _Job(verdicts=[False] * len(triples), left=len(triples))
+    (first, *others) = verifier._cut(job, triples, Priority.BLOCKS)
+    for _ in range(MAX_VERIFY_ATTEMPTS + 1):
+        verifier._put_back(Priority.BLOCKS, others, is_suspect=False)
+    with pytest.raises(VerifierFailed):
+        for _ in range(MAX_VERIFY_ATTEMPTS):
+            verifier._put_back(Priority.BLOCKS, [first], is_suspect=True)
