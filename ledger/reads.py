@@ -7,19 +7,22 @@ the time as an argument: normally the timestamp of the final header that the vie
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from atpar.ledger import holds, records
+from atpar.ledger import controls, holds, records, spans
 from atpar.ledger.authority import find_tx_record
 from atpar.ledger.limits import MAX_BASIS_POINTS
 from atpar.ledger.records import (
     Account,
     Asset,
     Balance,
+    Control,
     FreezeOrder,
     Hold,
     HoldKind,
     HoldStatus,
     Participant,
+    Proposal,
     Reserve,
+    Setter,
     Supply,
     TxRecord,
     balance_key,
@@ -210,6 +213,19 @@ def is_overdue(hold: Hold, *, now_ms: int) -> bool:
     )
 
 
+def compute_hold_expiry(view: View, hold: Hold, *, now_ms: int) -> int | None:
+    """Return the last instant at which a payment hold can be captured, as known at a time."""
+    return None if hold.payment is None else spans.compute_expiry(view, hold, now_ms)
+
+
+def list_claims(view: View, account: str) -> Iterator[tuple[bytes, Hold]]:
+    """Yield the pending payment holds of which an account is the creditor, by id."""
+    for key, _ in view.scan(records.CLAIMS, f"{account}|".encode()):
+        hold = view.get(records.HOLDS, key[-32:])
+        assert hold is not None, key
+        yield key[-32:], hold
+
+
 def get_freeze(view: View, freeze_id: bytes) -> FreezeOrder | None:
     """Return a freeze order that stands."""
     return view.get(records.FREEZES, freeze_id)
@@ -221,6 +237,38 @@ def list_freezes(view: View, account: str) -> Iterator[tuple[bytes, FreezeOrder]
         order = view.get(records.FREEZES, key[-32:])
         assert order is not None, key
         yield key[-32:], order
+
+
+# ---- controls and proposals
+
+
+def list_controls(view: View, asset: str, target: str) -> Iterator[tuple[Setter, Control]]:
+    """Yield what each setter states for an account, or for a class (`controls.class_target`)."""
+    for setter in Setter:
+        control = view.get(records.CONTROLS, controls.control_key(asset, target, setter))
+        if control is not None:
+            yield setter, control
+
+
+def get_tier(view: View, asset: str, account: str, *, now_ms: int) -> int:
+    """Return an account's KYC tier at a time: the lowest that any setter states, 0 for none."""
+    return controls.compute_tier(view, asset, account, now_ms)
+
+
+def get_proposal(view: View, proposal_id: bytes) -> Proposal | None:
+    """Return an open proposal."""
+    return view.get(records.PROPOSALS, proposal_id)
+
+
+def list_proposals(view: View) -> Iterator[tuple[bytes, Proposal]]:
+    """Yield every open proposal by id, those past their expiry included."""
+    yield from view.scan(records.PROPOSALS, b"")
+
+
+def list_pending_params(view: View) -> Iterator[tuple[int, str, int]]:
+    """Yield (activation height, parameter, value) of every scheduled change, in order."""
+    for key, change in view.scan(records.PENDING_PARAMS, b""):
+        yield int.from_bytes(key[:8], "big"), key[8:].decode(), change.value
 
 
 # ---- transactions

@@ -5,8 +5,10 @@ import pytest
 from atpar.ledger import reads
 from atpar.ledger.codes import Code
 from atpar.ledger.limits import DAY_MS
-from atpar.ledger.records import HoldKind
+from atpar.ledger.operations import Limit, Propose, SetControls, SetParams
+from atpar.ledger.records import HoldKind, Setter
 from atpar.ledger.types import Role
+from tests.ledger.test_holds import place
 from tests.ledger.world import BANKS, CNH, HKD, ROLES, World
 
 
@@ -75,6 +77,31 @@ def test_overdue_redemptions_are_counted(world: World) -> None:
         assert coverage is not None
         assert coverage.overdue == overdue
     assert len(list(reads.list_open_holds(world.view, HKD, "ALFA/main", HoldKind.REDEMPTION))) == 2
+
+
+def test_holds_claims_controls_proposals_and_parameters_to_come(world: World) -> None:
+    hold = place(world, 5)
+    redemption = world.redeem("ALFA/main", 5)
+    view = world.view
+    placed, asked = reads.get_hold(view, hold), reads.get_hold(view, redemption)
+    assert placed is not None
+    assert asked is not None
+    assert placed.payment is not None
+    expiry_ms = reads.compute_hold_expiry(view, placed, now_ms=world.now_ms)
+    assert expiry_ms == placed.payment.expires_at_ms
+    assert reads.compute_hold_expiry(view, asked, now_ms=world.now_ms) is None
+    assert list(reads.list_claims(view, "BRVO/main")) == [(hold, placed)]
+    control = SetControls("JDCL/admin", HKD, "ALFA/main", None, 2, None, Limit(10, DAY_MS))
+    assert world.run(control, sender="JDCL/admin") is Code.OK
+    stated = dict(reads.list_controls(view, HKD, "ALFA/main"))
+    assert stated[Setter.ISSUER].tier == 2
+    assert reads.get_tier(view, HKD, "ALFA/main", now_ms=world.now_ms) == 2
+    op = Propose((world.mint("ALFA/main", 1),), world.now_ms + DAY_MS)
+    assert world.run(op, sender="JDCL/mint", keys=["JDCL-m1"]) is Code.OK
+    ((proposal_id, proposal),) = reads.list_proposals(view)
+    assert reads.get_proposal(view, proposal_id) == proposal
+    assert world.run(SetParams("delta_ms", 300, 999), sender="CHAIN/governance") is Code.OK
+    assert list(reads.list_pending_params(view)) == [(999, "delta_ms", 300)]
 
 
 def test_unknown_things_are_none(world: World) -> None:
