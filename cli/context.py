@@ -60,6 +60,8 @@ class State:
     keys: Path | None = None
     passphrase_file: Path | None = None
     receipts: Path | None = None
+    proposal_expires_ms: int | None = None
+    """Under `atpar propose`: last instant of an approval of what the command makes."""
     transport: Any = None
     """An httpx transport that replaces the network, for tests."""
     _file: ClientFile | None = None

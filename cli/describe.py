@@ -4,7 +4,7 @@ Every field of every operation is shown; none is left out because it looks unimp
 are in major units with the asset's scale, times in UTC, references as UUIDs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
@@ -18,13 +18,21 @@ from atpar.ledger.operations import AssetTerms, Operation, Policy, Possession
 from atpar.ledger.transactions import BODY, Body
 
 DURATIONS: Final = frozenset({"attestation_max_age_ms", "audit_max_age_ms"})
+_NO_ASSETS: Final[Mapping[bytes, str]] = {}
 _UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 
 
 def describe_body(
-    body_bytes: bytes, *, chain_id: bytes, chain_name: str, scales: Mapping[str, int]
+    body_bytes: bytes,
+    *,
+    chain_id: bytes,
+    chain_name: str,
+    scales: Mapping[str, int],
+    assets: Mapping[bytes, str] = _NO_ASSETS,
 ) -> list[str]:
     """Return the lines that show everything a signature of these bytes agrees to.
+
+    `assets` are those of holds, as far as known: a capture itself names only its hold.
 
     Raises:
         NonCanonical: the bytes are not a transaction body.
@@ -45,25 +53,44 @@ def describe_body(
             ("body hash", compute_hash(HashTag.BODY, body_bytes).hex()),
         ]
     )
-    for number, op in enumerate(body.ops, start=1):
-        lines.append(f"{number}. {operation_name(type(op))}")
-        lines += [f"   {line}" for line in describe_operation(op, scales)]
+    lines += describe_bundle(body.ops, scales, assets)
     if not body.ops:
         lines.append("no operations")
     return lines
 
 
-def describe_operation(op: Operation, scales: Mapping[str, int]) -> list[str]:
+def describe_bundle(
+    ops: Iterable[Operation],
+    scales: Mapping[str, int],
+    assets: Mapping[bytes, str] = _NO_ASSETS,
+) -> list[str]:
+    """Return the lines that show operations in full, numbered."""
+    lines = []
+    for number, op in enumerate(ops, start=1):
+        lines.append(f"{number}. {operation_name(type(op))}")
+        lines += [f"   {line}" for line in describe_operation(op, scales, assets)]
+    return lines
+
+
+def describe_operation(
+    op: Operation,
+    scales: Mapping[str, int],
+    assets: Mapping[bytes, str] = _NO_ASSETS,
+) -> list[str]:
     """Return one line per field of an operation, in their order."""
     asset = getattr(op, "asset", None)
+    hold: bytes = getattr(op, "hold", b"")
+    if asset is None:
+        asset = assets.get(hold)
     scale = getattr(op, "scale", None)
     if scale is None and asset is not None:
         scale = scales.get(asset)
-    lines = fields(_describe_struct(op, _Money(asset, scale)))
-    for number, inner in enumerate(getattr(op, "ops", ()), start=1):
-        lines.append(f"{number}. {operation_name(type(inner))}")
-        lines += [f"   {line}" for line in describe_operation(inner, scales)]
-    return lines
+    money = _Money(asset, scale)
+    lines = fields(_describe_struct(op, money))
+    if hold in assets and isinstance(getattr(op, "amount", None), int):
+        # The bytes name no asset: it is what a node says of the hold.
+        lines.append(f"that is {op.amount:,} minor units of what is held")  # type: ignore[union-attr]
+    return lines + describe_bundle(getattr(op, "ops", ()), scales, assets)
 
 
 def summarise(op: Operation, scales: Mapping[str, int]) -> str:

@@ -29,10 +29,25 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "transfer": ("ops", "Pay."),
     "redeem": ("ops", "Ask for fiat at par."),
     "burn": ("ops", "Destroy redeemed coins after the payout."),
-    "release": ("ops", "Give held money back to its owner."),
     "attest": ("ops", "State what the reserve holds."),
-    "freeze": ("ops", "Block an account, or an amount on it."),
-    "unfreeze": ("ops", "Lift one freeze order."),
+    "hold": ("holds", "Reserve money for a creditor under a condition."),
+    "capture": ("holds", "Take held money."),
+    "assign": ("holds", "Sell a claim on held money, or a part of it."),
+    "release": ("holds", "Give held money back to its owner."),
+    "holds": ("holds", "List and show holds."),
+    "freeze": ("compliance", "Block an account, or an amount on it."),
+    "unfreeze": ("compliance", "Lift one freeze order."),
+    "seize": ("compliance", "Take frozen money by order."),
+    "pause": ("compliance", "Stop mints, payments, holds or captures of an asset."),
+    "unpause": ("compliance", "Resume what was paused."),
+    "controls": ("compliance", "Show and set KYC tiers and limits."),
+    "propose": ("bundles", "Put an operation to those who must agree, on the ledger."),
+    "approve": ("bundles", "Agree to a proposal."),
+    "reject": ("bundles", "Refuse to agree to a proposal."),
+    "withdraw": ("bundles", "Take a proposal back."),
+    "proposals": ("bundles", "List and show open proposals."),
+    "params": ("governance", "Show and change the chain's parameters."),
+    "validators": ("governance", "Show the voting set, and fix that of the next epoch."),
     "void": ("ops", "Use up a transaction id, so that a lost envelope can never run."),
     "account": ("query", "Show, list, open and change accounts."),
     "asset": ("query", "Show, list and change assets, and set mint quotas."),
@@ -41,6 +56,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "statement": ("statement", "Show what moved on an account, with balances that add up."),
     "tx": ("tx", "Make, sign, join, send and look up transactions."),
     "verify": ("verify", "Check a receipt or proof offline, with no node."),
+    "evidence": ("evidence", "List, show and export double votes of validators."),
     "bench": ("bench.commands", "Measure what each part costs on this machine."),
     "completion": ("completion", "Print the shell completion script."),
 }
@@ -55,11 +71,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Return a command, importing its module."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"atpar.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
-        return command
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the list of commands without importing any."""
@@ -94,6 +106,13 @@ class LazyGroup(click.Group):
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - nobody sees a traceback
             _end(state, error)
         sys.exit(code if isinstance(code, int) else EXIT_DONE)
+
+
+def load_command(name: str) -> click.Command:
+    """Return a command of the table, importing its module."""
+    module = importlib.import_module(f"atpar.cli.{COMMANDS[name][0]}")
+    command: click.Command = getattr(module, f"{name}_command")
+    return command
 
 
 def _suggest(word: str) -> str:

@@ -143,30 +143,120 @@ def set_account(
 
     Example: atpar account set ALFA/treasury --policy 2:maker,checker
     """
-    session = Session(state)
     change = AccountChange.UPDATE
     if recover_with or cancel_recovery:
         change = AccountChange.RECOVER if recover_with else AccountChange.CANCEL
+    if change is AccountChange.RECOVER and policy is None:
+        raise WrongUsage("a recovery needs --policy", advice="the policy that takes over")
+    _update(
+        state, how, account, change, policy, proofs,
+        reference_required=reference_required, close=close, regulator=recover_with,
+    )  # fmt: skip
+
+
+NEW_POLICY: Final = click.option(
+    "--policy", required=True, metavar="POLICY", help=f"The new policy: {POLICY_HELP}."
+)
+
+
+@click.command(name="rotate")
+@click.argument("account")
+@NEW_POLICY
+@PROOFS
+@signing_options
+@pass_state
+def rotate_account(
+    state: State, *, how: How, account: str, policy: str, proofs: tuple[Path, ...]
+) -> None:
+    """Give an account other keys. The present policy signs, and each new key.
+
+    Example: atpar account rotate ALFA/treasury --policy 2:maker,checker-2027
+    """
+    _update(state, how, account, AccountChange.UPDATE, policy, proofs)
+
+
+@click.command(name="close")
+@click.argument("account")
+@signing_options
+@pass_state
+def close_account(state: State, *, how: How, account: str) -> None:
+    """Refuse credits from now on, and end when no balance, hold, freeze or role is left.
+
+    Example: atpar account close ALFA/retail-7
+    """
+    _update(state, how, account, AccountChange.UPDATE, None, (), close=True)
+
+
+@click.command(name="recover")
+@click.argument("account")
+@NEW_POLICY
+@click.option(
+    "--with", "regulator", required=True, metavar="ACCOUNT", help="The regulator's account."
+)
+@PROOFS
+@signing_options
+@pass_state
+def recover_account(
+    state: State,
+    *,
+    how: How,
+    account: str,
+    policy: str,
+    regulator: str,
+    proofs: tuple[Path, ...],
+) -> None:
+    """Schedule other keys for an account whose keys are lost: takes effect after two days.
+
+    The institution's admin account signs (for the admin account itself governance), a regulator,
+    and each new key. The present policy can cancel it: `atpar account cancel-recovery`.
+
+    Example: atpar account recover ALFA/treasury --policy 2:maker,checker --with REGU/admin
+    """
+    _update(state, how, account, AccountChange.RECOVER, policy, proofs, regulator=regulator)
+
+
+@click.command(name="cancel-recovery")
+@click.argument("account")
+@signing_options
+@pass_state
+def cancel_recovery_of_account(state: State, *, how: How, account: str) -> None:
+    """Cancel a scheduled recovery, by the account's present policy.
+
+    Example: atpar account cancel-recovery ALFA/treasury
+    """
+    _update(state, how, account, AccountChange.CANCEL, None, ())
+
+
+def _update(
+    state: State,
+    how: How,
+    account: str,
+    change: AccountChange,
+    policy: str | None,
+    proofs: tuple[Path, ...],
+    *,
+    reference_required: bool | None = None,
+    close: bool = False,
+    regulator: str | None = None,
+) -> None:
+    session = Session(state)
     parsed = None
     if policy is not None:
         code = participant_of(account)
         prover = Prover(session.ring, participant=code, chain_id=session.chain.chain_id)
         prover.add_proofs(proofs)
         parsed, _ = prover.parse_policy(policy)
-    elif change is AccountChange.RECOVER:
-        raise WrongUsage("a recovery needs --policy", advice="the policy that takes over")
     op = UpdateAccount(
         account=account,
         change=change,
         policy=parsed,
         reference_required=reference_required,
         close=close,
-        regulator=recover_with,
+        regulator=regulator,
     )
-    is_recovery = change is AccountChange.RECOVER
     admin = admin_of(participant_of(account))
     by_admin = GOVERNANCE if account == admin else admin
-    session.run(by_admin if is_recovery else account, [check(op)], how)
+    session.run(by_admin if change is AccountChange.RECOVER else account, [check(op)], how)
 
 
 @click.command(name="set")

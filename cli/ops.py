@@ -13,30 +13,24 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import click
-import msgspec
 
 from atpar.cli.amounts import parse_amount
 from atpar.cli.context import State, pass_state
-from atpar.cli.describe import describe_operation
 from atpar.cli.errors import RefusedByLedger, WrongUsage, refused
 from atpar.cli.fetch import fetch
 from atpar.cli.files import MAX_INPUT_BYTES, read_input
-from atpar.cli.remote import RemoteView, find_freeze
 from atpar.cli.signing import How, Session, parse_hash, parse_uuid, signing_options
 from atpar.ledger.codec import Wire
 from atpar.ledger.jsonform import JsonInvalid, from_json, to_json
 from atpar.ledger.operations import (
     AttestReserve,
     Burn,
-    Freeze,
     Mint,
     Redeem,
-    Release,
     Transfer,
-    Unfreeze,
     Void,
 )
-from atpar.ledger.types import ZERO_HASH, Direction, Role
+from atpar.ledger.types import Role
 
 T = TypeVar("T", bound=Wire)
 
@@ -44,6 +38,7 @@ ASSET: Final = click.option("--asset", required=True, help="Such as HKD.JDCL.")
 AMOUNT: Final = click.option(
     "--amount", required=True, help="In major units, such as 1,250,000.00; never rounded."
 )
+_UNIT_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 REASON: Final = click.option("--reason", default="", help="At most 140 printable characters.")
 
 
@@ -90,6 +85,29 @@ def parse_time(option: str, text: str) -> int:
     # Whole milliseconds without a float: `timestamp()` would round.
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return since.days * 86_400_000 + since.seconds * 1_000 + since.microseconds // 1_000
+
+
+def parse_duration(option: str, text: str) -> int:
+    """Return milliseconds of a duration typed as `90s`, `15m`, `24h` or `7d`.
+
+    Raises:
+        WrongUsage: it is none.
+    """
+    found = re.fullmatch(r"([0-9]{1,6})(s|m|h|d)", text, re.ASCII)
+    if found is None:
+        raise WrongUsage(f"{option} {text!r} is not a duration", advice="such as 90s, 15m, 24h, 7d")
+    return int(found[1]) * _UNIT_MS[found[2]]
+
+
+def parse_deadline(option: str, text: str) -> int:
+    """Return milliseconds of a time as `parse_time` takes it, or of one from now: `+24h`.
+
+    Raises:
+        WrongUsage: it is neither.
+    """
+    if text.startswith("+"):
+        return time.time_ns() // 1_000_000 + parse_duration(option, text[1:])
+    return parse_time(option, text)
 
 
 def hash_file_or_hex(option: str, text: str) -> bytes:
@@ -221,26 +239,6 @@ def burn_command(state: State, *, how: How, redemption: str, payout_ref: str, pa
         paid_at_ms=parse_time("--paid-at", paid_at),
     )
     session.run(session.get_terms(asset).treasury, [check(op)], how)
-
-
-@click.command(name="release")
-@click.argument("hold")
-@click.option("--by", metavar="ACCOUNT", help="Default: the asset's treasury, for a redemption.")
-@REASON
-@signing_options
-@pass_state
-def release_command(state: State, *, how: How, hold: str, by: str | None, reason: str) -> None:
-    """Give held money back to its owner: a payout failed or was refused.
-
-    Example: atpar release 9f04… --reason AC04
-    """
-    session = Session(state)
-    hold_id = parse_hash("hold", hold)
-    account = by or how.sender
-    if account is None:
-        asset = fetch(state, f"/v1/redemptions/{hold_id.hex()}")["redemption"]["asset"]
-        account = session.get_terms(asset).treasury
-    session.run(account, [check(Release(hold=hold_id, by=account, reason=reason))], how)
 
 
 @click.command(name="attest")
@@ -430,99 +428,6 @@ def transfer_command(
         travel_rule_ack=travel_rule_ack,
     )
     session.run(debtor, [op], how)
-
-
-# ---- compliance
-
-
-@click.command(name="freeze")
-@click.argument("account")
-@click.option("--asset", help="Only this asset. Without it: all assets, by a regulator.")
-@click.option("--amount", help="Only so much; without it the whole account.")
-@click.option(
-    "--direction",
-    type=click.Choice([each.value for each in Direction]),
-    default=Direction.DEBIT.value,
-    show_default=True,
-)
-@click.option("--by", metavar="ACCOUNT", help="Default: the asset's compliance account.")
-@click.option("--order", metavar="FILE|HASH", help="The order; only its SHA-256 is published.")
-@click.option("--review-at", metavar="TIME", help="When the order is to be reviewed.")
-@signing_options
-@pass_state
-def freeze_command(
-    state: State,
-    *,
-    how: How,
-    account: str,
-    asset: str | None,
-    amount: str | None,
-    direction: str,
-    by: str | None,
-    order: str | None,
-    review_at: str | None,
-) -> None:
-    """Block an account, or an amount on it. Orders stack; each is lifted on its own.
-
-    Example: atpar freeze CHRL/treasury --asset HKD.JDCL --order order.pdf --review-at 2026-12-31
-    """
-    session = Session(state)
-    by = by or how.sender
-    if by is None:
-        if asset is None:
-            raise WrongUsage(
-                "a freeze of all assets is a regulator's", advice="use --by REGU/admin, or --asset"
-            )
-        by = session.get_terms(asset).compliance
-    if amount is not None and asset is None:
-        raise WrongUsage("--amount needs --asset", advice="amounts are of one asset")
-    op = Freeze(
-        account=account,
-        asset=asset,
-        direction=Direction(direction),
-        amount=parse_money(session, amount, asset) if amount is not None and asset else None,
-        by=by,
-        order_hash=hash_file_or_hex("--order", order) if order else ZERO_HASH,
-        review_at_ms=parse_time("--review-at", review_at) if review_at else 0,
-    )
-    session.run(by, [check(op)], how)
-
-
-@click.command(name="unfreeze")
-@click.argument("freeze")
-@click.option("--account", metavar="ACCOUNT", help="On which it lies: shows the order first.")
-@REASON
-@signing_options
-@pass_state
-def unfreeze_command(
-    state: State, *, how: How, freeze: str, account: str | None, reason: str
-) -> None:
-    """Lift one freeze order. Needs two keys of the asset's compliance-release account.
-
-    Example: atpar unfreeze 77ab… --account CHRL/treasury --reason "order 12 withdrawn"
-    """
-    session = Session(state)
-    freeze_id = parse_hash("freeze", freeze)
-    sender = how.sender
-    if account is not None:
-        view = session.view
-        order = find_freeze(view, account, freeze_id) if isinstance(view, RemoteView) else None
-        if order is None:
-            raise refused("UNKNOWN_FREEZE", f"no freeze {freeze_id.hex()} on {account}")
-        state.output.note("the order:")
-        shown = msgspec.structs.asdict(order)
-        placed = shown.pop("placed_at_ms")
-        lines = describe_operation(Freeze(**shown), session.chain.scales)
-        for line in [*lines, f"placed at {placed} ms"]:
-            state.output.note(f"   {line}")
-        if sender is None and order.asset is not None:
-            sender = session.get_terms(order.asset).compliance_release
-        sender = sender or order.by
-    if sender is None:
-        raise WrongUsage(
-            "who lifts it?", advice="use --account ACCOUNT on which it lies, or --as ACCOUNT"
-        )
-    session.run(sender, [check(Unfreeze(freeze=freeze_id, reason=reason))], how)
 
 
 # ---- ids

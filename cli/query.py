@@ -424,6 +424,10 @@ def redemptions_command(
 
 
 account_command.add_command(members.set_account)
+account_command.add_command(members.rotate_account)
+account_command.add_command(members.close_account)
+account_command.add_command(members.recover_account)
+account_command.add_command(members.cancel_recovery_of_account)
 asset_command.add_command(members.set_asset)
 asset_command.add_command(members.set_quota)
 participant_command.add_command(members.set_participant)

@@ -5,7 +5,7 @@ are read through the API when they are needed. With no node, the genesis state s
 everything that has not changed since. Nothing rests on it but advice; the ledger decides.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final, TypeVar
@@ -14,31 +14,64 @@ from atpar.cli.chain import Chain
 from atpar.cli.context import State
 from atpar.cli.errors import NodeUnreachable, NotReady, RefusedByLedger
 from atpar.cli.fetch import fetch
-from atpar.ledger.authority import examine_bundle, get_policy, list_principals
+from atpar.ledger.authority import Bundle, examine_bundle, get_policy, list_principals
+from atpar.ledger.codec import Wire
+from atpar.ledger.codes import Code
 from atpar.ledger.errors import Refused
 from atpar.ledger.genesis import build_genesis
 from atpar.ledger.jsonform import JsonInvalid, from_json
-from atpar.ledger.operations import AssetTerms, Policy, WeightedKey
+from atpar.ledger.operations import (
+    Approve,
+    AssetTerms,
+    BundledOperation,
+    Decision,
+    Operation,
+    Policy,
+    Propose,
+    WeightedKey,
+)
 from atpar.ledger.records import (
     ACCOUNTS,
     ASSETS,
+    CURRENT,
     FREEZES,
     HOLDS,
+    PROPOSALS,
     RESERVES,
+    VALIDATORS,
     FreezeOrder,
     HoldKind,
     HoldStatus,
+    PaymentTerms,
+    Proposal,
+    Validator,
+    ValidatorSet,
+    Verdict,
     new_account,
 )
 from atpar.ledger.state import Section, View
 from atpar.ledger.transactions import Body
-from atpar.ledger.types import GOVERNANCE, ZERO_HASH, Direction
+from atpar.ledger.types import GOVERNANCE, Direction
 
 T = TypeVar("T")
 
 UNKNOWN: Final = frozenset(
-    {"UNKNOWN_ACCOUNT", "UNKNOWN_ASSET", "UNKNOWN_REDEMPTION", "UNKNOWN_PARTICIPANT"}
+    {
+        "UNKNOWN_ACCOUNT",
+        "UNKNOWN_ASSET",
+        "UNKNOWN_REDEMPTION",
+        "UNKNOWN_PARTICIPANT",
+        "UNKNOWN_HOLD",
+        "UNKNOWN_FREEZE",
+        "UNKNOWN_PROPOSAL",
+    }
 )
+
+
+class _Ops(Wire, frozen=True):
+    """The operations of a bundle, as they stand in JSON."""
+
+    ops: tuple[BundledOperation, ...]
 
 
 class RemoteView:
@@ -69,10 +102,6 @@ class RemoteView:
         """Nothing that is asked here needs it."""
         raise NotImplementedError(key)
 
-    def add_freeze(self, freeze: bytes, order: FreezeOrder) -> None:
-        """Take in an order that was found on its account; nodes find none by its id alone."""
-        self._found[(FREEZES.id, freeze)] = order
-
     def fetch(self, path: str) -> dict[str, Any] | None:
         """Return a node's answer, or None where it knows nothing of that name."""
         if path not in self._answers:
@@ -93,12 +122,21 @@ class RemoteView:
             if answer is None:
                 return None
             return _make_asset(answer) if section.id == ASSETS.id else _make_reserve(answer)
-        if section.id == HOLDS.id:
-            answer = self.fetch(f"/v1/redemptions/{key.hex()}")
-            return None if answer is None else _make_hold(answer["redemption"])
-        if section.id == FREEZES.id:
-            return None
+        if section.id == VALIDATORS.id and key == CURRENT:
+            return self._read_validators()
+        if section.id in _BY_ID:
+            path, member, make = _BY_ID[section.id]
+            answer = self.fetch(f"/v1/{path}/{key.hex()}")
+            return None if answer is None else make(answer[member])
         return self._genesis.get(section, key)
+
+    def _read_validators(self) -> Any:
+        """Return the set in force; of a node that does not tell it, that of the genesis state."""
+        answer = self.fetch("/v1/validators") or {}
+        if "members" not in answer:
+            return self._genesis.get(VALIDATORS, CURRENT)
+        members = tuple(from_json(Validator, each) for each in answer["members"])
+        return ValidatorSet(answer["epoch"], members)
 
 
 def _make_asset(answer: dict[str, Any]) -> Any:
@@ -120,36 +158,52 @@ def _make_reserve(answer: dict[str, Any]) -> Any:
 
 
 def _make_hold(answer: dict[str, Any]) -> Any:
+    payment = answer["payment"]
     return SimpleNamespace(
-        kind=HoldKind.REDEMPTION,
+        kind=HoldKind(answer["kind"]),
         status=HoldStatus(answer["status"]),
         asset=answer["asset"],
-        debtor=answer["holder"],
-        creditor=answer["holder"],
-        redemption=answer,
-        payment=None,
+        debtor=answer["debtor"],
+        creditor=answer["creditor"],
+        open=int(answer["open"]),
+        redemption=answer if payment is None else None,
+        payment=None if payment is None else from_json(PaymentTerms, payment),
     )
 
 
-def find_freeze(view: RemoteView, account: str, freeze: bytes) -> FreezeOrder | None:
-    """Return a freeze order in force on an account, and remember it in the view."""
-    answer = view.fetch(f"/v1/accounts/{account}")
-    for each in answer["freezes"] if answer is not None else []:
-        if each["freeze"] == freeze.hex():
-            amount = each["amount"]
-            order = FreezeOrder(
-                account=each["account"],
-                asset=each["asset"],
-                direction=Direction(each["direction"]),
-                amount=None if amount is None else int(amount),
-                by=each["by"],
-                order_hash=bytes.fromhex(each.get("order_hash") or ZERO_HASH.hex()),
-                review_at_ms=each["review_at_ms"],
-                placed_at_ms=each["placed_at_ms"],
-            )
-            view.add_freeze(freeze, order)
-            return order
-    return None
+def _make_freeze(answer: dict[str, Any]) -> FreezeOrder:
+    amount = answer["amount"]
+    return FreezeOrder(
+        account=answer["account"],
+        asset=answer["asset"],
+        direction=Direction(answer["direction"]),
+        amount=None if amount is None else int(amount),
+        by=answer["by"],
+        order_hash=bytes.fromhex(answer["order_hash"]),
+        review_at_ms=answer["review_at_ms"],
+        placed_at_ms=answer["placed_at_ms"],
+    )
+
+
+def make_proposal(answer: dict[str, Any]) -> Proposal:
+    """Return the proposal that an answer shows."""
+    return Proposal(
+        sender=answer["sender"],
+        makers=tuple(bytes.fromhex(key) for key in answer["makers"]),
+        ops=from_json(_Ops, {"ops": answer["ops"]}).ops,
+        bundle_hash=bytes.fromhex(answer["bundle_hash"]),
+        expires_at_ms=answer["expires_at_ms"],
+        placed_at_ms=answer["placed_at_ms"],
+        verdicts=tuple(from_json(Verdict, each) for each in answer["verdicts"]),
+    )
+
+
+_BY_ID: Final[dict[int, tuple[str, str, Callable[[dict[str, Any]], Any]]]] = {
+    HOLDS.id: ("holds", "hold", _make_hold),
+    FREEZES.id: ("freezes", "freeze", _make_freeze),
+    PROPOSALS.id: ("proposals", "proposal", make_proposal),
+}
+"""Records that are found by an id: the route, the member of its answer, and how it is read."""
 
 
 # ---- who must sign
@@ -163,6 +217,8 @@ class Principal:
     policy: Policy
     weight: int
     """What the signatures so far count for."""
+    spent: frozenset[bytes] = frozenset()
+    """Keys that have spoken already: another must."""
 
     @property
     def is_met(self) -> bool:
@@ -217,9 +273,12 @@ def compute_authority(
     view: View, body: Body, signers: Sequence[bytes], *, is_current: bool
 ) -> Authority:
     """Return who must agree to a body and what these signers' keys amount to."""
+    heard = frozenset(signers)
+    if body.ops and all(isinstance(op, Propose | Approve) for op in body.ops):
+        return _compute_voices(view, body, heard, is_current=is_current)
     accounts = {body.sender: None}
     new_keys: set[bytes] = set()
-    unknown = []
+    unknown: list[str] = []
     for op in body.ops:
         try:
             bundle = examine_bundle(view, [op])
@@ -231,16 +290,101 @@ def compute_authority(
             accounts.update(dict.fromkeys(sorted(bundle.targets - {GOVERNANCE})))
             new_keys.update(bundle.new_keys)
     principals, missing = [], []
-    heard = frozenset(signers)
     for account in accounts:
         try:
             policy = get_policy(view, account)
         except Refused as error:
-            unknown.append(error.message)
             missing.append(account)
+            unknown.append(error.message)
         else:
             principals.append(Principal(account, policy, _weigh(policy, heard)))
     for key in sorted(new_keys):
-        policy = Policy((WeightedKey(key, 1),), 1)
+        policy = _any_of({key})
         principals.append(Principal("the new key", policy, _weigh(policy, heard)))
     return Authority(tuple(principals), tuple(unknown), tuple(missing), is_current)
+
+
+# ---- proposals and decisions, for which one key speaks
+
+
+@dataclass(frozen=True, slots=True)
+class _Matter:
+    """What a proposal or a decision is about."""
+
+    bundle: Bundle
+    voices: frozenset[bytes]
+    """Whose signature counts."""
+    spent: frozenset[bytes]
+    """Whose does not count any more, or not for this decision."""
+
+
+def _compute_voices(
+    view: View, body: Body, heard: frozenset[bytes], *, is_current: bool
+) -> Authority:
+    """Return who may propose or decide: any one key that is concerned, also for the sender."""
+    unknown: list[str] = []
+    principals: list[Principal] = []
+    missing: list[str] = []
+    own: Policy | None = None
+    try:
+        own = get_policy(view, body.sender)
+    except Refused as error:
+        missing.append(body.sender)
+        unknown.append(error.message)
+    for op in body.ops:
+        assert isinstance(op, Propose | Approve)
+        try:
+            matter = _examine_matter(view, op)
+        except (Refused, JsonInvalid, KeyError, ValueError) as error:
+            unknown.append(str(error))
+            matter = None
+        if own is not None:
+            principals.append(_find_sender(body.sender, own, matter, heard))
+        if matter is not None:
+            policy = _any_of(matter.voices)
+            weight = _weigh(policy, heard)
+            principals.append(Principal("the proposal", policy, weight, matter.spent))
+    return Authority(tuple(principals), tuple(unknown), tuple(missing), is_current)
+
+
+def _examine_matter(view: View, op: Propose | Approve) -> _Matter:
+    if isinstance(op, Propose):
+        bundle = examine_bundle(view, op.ops)
+        return _Matter(bundle, bundle.voices, frozenset())
+    proposal = view.get(PROPOSALS, op.proposal)
+    if proposal is None:
+        raise Refused(Code.UNKNOWN_PROPOSAL, f"no open proposal {op.proposal.hex()}")
+    bundle = examine_bundle(view, proposal.ops)
+    voices = bundle.voices | frozenset(proposal.makers)
+    if op.decision is Decision.WITHDRAW:
+        return _Matter(bundle, voices, voices - frozenset(proposal.makers))
+    return _Matter(bundle, voices, frozenset(each.key for each in proposal.verdicts))
+
+
+def _find_sender(
+    account: str, own: Policy, matter: _Matter | None, heard: frozenset[bytes]
+) -> Principal:
+    """Return the sender as a principal: one key of it will do where the bundle concerns it."""
+    spent = frozenset() if matter is None else matter.spent
+    if _weigh(own, heard) >= own.threshold or (
+        matter is not None and account not in matter.bundle.targets
+    ):
+        return Principal(account, own, _weigh(own, heard), spent)
+    keys = {entry.key for entry in own.keys}
+    policy = _any_of(keys | (set() if matter is None else matter.bundle.new_keys))
+    return Principal(account, policy, _weigh(policy, heard), spent)
+
+
+def _any_of(keys: Set[bytes]) -> Policy:
+    return Policy(tuple(WeightedKey(key, 1) for key in sorted(keys)), 1)
+
+
+def list_targets(view: View, ops: Sequence[Operation]) -> list[str]:
+    """Return the accounts whose agreement a bundle needs, in the order that it names them.
+
+    Raises:
+        Refused: something that it names does not exist.
+    """
+    targets = examine_bundle(view, ops).targets
+    named = dict.fromkeys(account for op in ops for account in list_principals(view, op))
+    return [*named, *sorted(targets - named.keys())]

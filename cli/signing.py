@@ -5,11 +5,12 @@ from the very bytes; ask on a terminal unless `--yes`; can write a file for othe
 sending (`-o`); and report the same way.
 """
 
+import contextlib
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -23,7 +24,13 @@ from atpar.cli.context import (
     node_options,
     output_options,
 )
-from atpar.cli.describe import describe_body, get_debtors, summarise
+from atpar.cli.describe import (
+    describe_body,
+    describe_bundle,
+    format_time,
+    get_debtors,
+    summarise,
+)
 from atpar.cli.errors import (
     CliError,
     ConfigurationProblem,
@@ -39,16 +46,36 @@ from atpar.cli.errors import (
 from atpar.cli.fetch import fetch
 from atpar.cli.files import write_new, write_over
 from atpar.cli.keyring import KeyRing, NamedKey
-from atpar.cli.remote import Authority, Look, Principal, compute_authority, make_look
+from atpar.cli.remote import (
+    Authority,
+    Look,
+    Principal,
+    compute_authority,
+    list_targets,
+    make_look,
+)
 from atpar.cli.submit import Sent, get_ids, send_until_final
 from atpar.cli.txfile import TxFile
+from atpar.ledger.authority import compute_bundle_hash, get_policy
 from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
 from atpar.ledger.context import compute_entry_id
+from atpar.ledger.errors import Refused
 from atpar.ledger.hashing import HashTag, SignKind
-from atpar.ledger.operations import Freeze, Operation, Redeem
+from atpar.ledger.operations import (
+    Approve,
+    Assign,
+    Capture,
+    Freeze,
+    Hold,
+    Operation,
+    Propose,
+    Redeem,
+    SetAsset,
+)
+from atpar.ledger.records import HOLDS, PROPOSALS, Proposal
 from atpar.ledger.state import View
-from atpar.ledger.transactions import VERSION, Body, Transaction, decode_transaction
+from atpar.ledger.transactions import BODY, VERSION, Body, Transaction, decode_transaction
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -223,18 +250,68 @@ class Session:
         Raises:
             NonCanonical: the bytes are not a transaction body.
         """
+        body = BODY.decode(body_bytes)
+        proposals = self._find_proposals(body.ops)
+        assets = self.find_assets([*body.ops, *(op for each in proposals for op in each.ops)])
         lines = describe_body(
             body_bytes,
             chain_id=self.chain.chain_id,
             chain_name=self.chain.name,
             scales=self.chain.scales,
+            assets=assets,
         )
+        for proposal in proposals:
+            lines += [
+                f"the proposal of {proposal.sender}, until {format_time(proposal.expires_at_ms)}:",
+                *describe_bundle(proposal.ops, self.chain.scales, assets),
+            ]
         for line in lines:
             self.state.output.note(line)
         for asset in sorted(self.chain.told):
             self.state.output.warn(
                 f"the scale of {asset} is a node's word: it is younger than the genesis document"
             )
+
+    def _find_proposals(self, ops: Sequence[Operation]) -> list[Proposal]:
+        """Return the proposals that decisions are about, each as its hash says.
+
+        Raises:
+            RefusedByLedger: UNKNOWN_PROPOSAL, a decision names another bundle than is there.
+        """
+        found = []
+        for op in ops:
+            if not isinstance(op, Approve):
+                continue
+            proposal = self.view.get(PROPOSALS, op.proposal)
+            if proposal is None:
+                self.state.output.warn(f"proposal {op.proposal.hex()} is not open, as far as known")
+                continue
+            shown = compute_bundle_hash(proposal.ops, proposal.expires_at_ms)
+            if shown != op.bundle_hash:
+                raise refused(
+                    "UNKNOWN_PROPOSAL",
+                    f"the bundle of {op.proposal.hex()} hashes to {shown.hex()},"
+                    f" the decision is about {op.bundle_hash.hex()}",
+                )
+            found.append(proposal)
+        return found
+
+    def find_assets(self, ops: Iterable[Operation]) -> dict[bytes, str]:
+        """Return the assets of the holds that operations name; learn the scales of all assets."""
+        found: dict[bytes, str] = {}
+        for op in ops:
+            if isinstance(op, Propose):
+                found |= self.find_assets(op.ops)
+            with contextlib.suppress(CliError, Refused):
+                asset = getattr(op, "asset", None)
+                if isinstance(op, Capture | Assign):
+                    hold = self.view.get(HOLDS, op.hold)
+                    asset = None if hold is None else hold.asset
+                    if asset is not None:
+                        found[op.hold] = asset
+                if asset is not None and not isinstance(op, SetAsset):
+                    self.get_scale(asset)
+        return found
 
     # ---- signing
 
@@ -298,7 +375,11 @@ class Session:
     def describe_missing(self, principal: Principal) -> str:
         """Return who can still sign for a principal, by the names of keys where they are known."""
         names = {key.public_key: key.name for key in self.ring.list_usable()}
-        keys = ", ".join(names.get(entry.key, entry.key.hex()) for entry in principal.policy.keys)
+        keys = ", ".join(
+            names.get(entry.key, entry.key.hex())
+            + (" (has spoken)" * (entry.key in principal.spent))
+            for entry in principal.policy.keys
+        )
         return (
             f"{principal.account} has {principal.weight} of {principal.policy.threshold};"
             f" its keys: {keys}"
@@ -337,16 +418,59 @@ class Session:
 
     # ---- the two ways to end
 
-    def run(self, sender: str, ops: Sequence[Operation], how: How) -> None:
-        """Build, show, sign, and send or write a file."""
+    def run(
+        self,
+        sender: str,
+        ops: Sequence[Operation],
+        how: How,
+        *,
+        follow: Callable[[Sent], dict[str, Any]] | None = None,
+    ) -> None:
+        """Build, show, sign, and send or write a file; under `atpar propose` put it to a vote.
+
+        `follow` adds to the report of what was sent and has become final.
+        """
         if how.out is None:
             self.demand_node()
+        if self.state.proposal_expires_ms is not None:
+            bundled: Any = tuple(ops)
+            sender = how.sender or self.find_speaker([sender], bundled, how.keys)
+            how = replace(how, sender=None)
+            ops = [Propose(bundled, self.state.proposal_expires_ms)]
         file = TxFile(self.build_body(sender, ops, how), {})
         signed = self.sign(file, how)
         if how.out is not None:
             self.write(signed, how.out)
         else:
-            self.send(signed, how.timeout_s)
+            self.send(signed, how.timeout_s, follow=follow)
+
+    def find_speaker(
+        self,
+        first: Sequence[str],
+        ops: Sequence[Operation],
+        names: Sequence[str],
+        *,
+        spent: Set[bytes] = frozenset(),
+    ) -> str:
+        """Return the account to propose or decide as: one that is concerned, with a key here.
+
+        Those of `first` are asked first; keys that are `spent` do not count. Without any key for
+        any of them it is the first.
+        """
+        targets = list_targets(self.view, ops)
+        asked = [*(account for account in first if account in targets), *targets]
+        return self.find_account(asked, names, spent=spent) or asked[0]
+
+    def find_account(
+        self, accounts: Sequence[str], names: Sequence[str], *, spent: Set[bytes] = frozenset()
+    ) -> str | None:
+        """Return the first account for which a key is here that is not `spent`, or None."""
+        keys = [self.ring.find(name) for name in names] if names else self.ring.list_usable()
+        at_hand = {key.public_key for key in keys} - spent
+        for account in dict.fromkeys(accounts):
+            if any(entry.key in at_hand for entry in get_policy(self.view, account).keys):
+                return account
+        return None
 
     def write(self, file: TxFile, path: Path, *, replace: bool = False) -> None:
         """Write a transaction file and say who still has to sign."""
@@ -375,7 +499,13 @@ class Session:
             lines,
         )
 
-    def send(self, file: TxFile, timeout_s: float) -> None:
+    def send(
+        self,
+        file: TxFile,
+        timeout_s: float,
+        *,
+        follow: Callable[[Sent], dict[str, Any]] | None = None,
+    ) -> None:
         """Submit, wait until final, save the proof, report.
 
         Raises:
@@ -406,16 +536,25 @@ class Session:
         receipt = folder / f"{tx.body.tx_id.hex()}.json"
         write_over(receipt, sent.final.render_proof())
         pending.unlink(missing_ok=True)
-        self._report(tx, sent, receipt)
+        self._report(tx, sent, receipt, follow)
 
-    def _report(self, tx: Transaction, sent: Sent, receipt: Path) -> None:
+    def _report(
+        self,
+        tx: Transaction,
+        sent: Sent,
+        receipt: Path,
+        follow: Callable[[Sent], dict[str, Any]] | None,
+    ) -> None:
         final, block = sent.final, sent.final.verified.block
         accepted = "" if sent.accepted_ms is None else f"accepted {sent.accepted_ms:.0f} ms → "
         line = (
             f"{accepted}FINAL #{block.height} in {sent.final_ms:.0f} ms"
             f" ({len(block.signers)} of {block.validators} signatures)"
         )
-        made = find_made(tx)
+        is_done = final.code is Code.OK
+        made = find_made(tx.body.sender, tx.body.tx_id, tx.body.ops) if is_done else {}
+        if follow is not None and is_done:
+            made |= follow(sent)
         data = {
             "status": "final",
             **get_ids(final.transaction),
@@ -435,7 +574,7 @@ class Session:
             number = final.failed_op or 0
             op = summarise(final.transaction.body.ops[number], self.chain.scales)
             raise refused(final.code.name, f"operation {number + 1}, {op}", **data)
-        lines = [line, *(f"{name} {value}" for name, value in made.items()), f"receipt {receipt}"]
+        lines = [line, *_draw_made(made), f"receipt {receipt}"]
         self.state.output.show({"code": final.code.name, **data}, lines)
 
 
@@ -456,6 +595,8 @@ def _add_needed(
     for entry in sorted(entries, key=lambda e: _name_of(at_hand.get(e.key))):
         if weight >= principal.policy.threshold:
             return
+        if entry.key in principal.spent:
+            continue
         if entry.key in at_hand and entry.key not in chosen and entry.key not in signed:
             chosen[entry.key] = at_hand[entry.key]
             weight += entry.weight
@@ -465,17 +606,33 @@ def _name_of(key: NamedKey | None) -> str:
     return key.name if key is not None else ""
 
 
-def find_made(tx: Transaction) -> dict[str, str]:
-    """Return the ids of what a transaction's first redemption and first freeze make."""
-    made: dict[str, str] = {}
-    for index, op in enumerate(tx.body.ops):
-        for kind, tag, name in (
-            (Redeem, HashTag.HOLD, "redemption"),
-            (Freeze, HashTag.FREEZE, "freeze"),
-        ):
+_MADE: Final = (
+    (Redeem, HashTag.HOLD, "redemption"),
+    (Hold, HashTag.HOLD, "hold"),
+    (Freeze, HashTag.FREEZE, "freeze"),
+    (Propose, HashTag.PROPOSAL, "proposal"),
+)
+
+
+def find_made(sender: str, tx_id: bytes, ops: Sequence[Operation]) -> dict[str, Any]:
+    """Return the ids of the first of each kind that operations make, by kind.
+
+    Of a bundle that was approved `tx_id` is the proposal's id.
+    """
+    made: dict[str, Any] = {}
+    for index, op in enumerate(ops):
+        for kind, tag, name in _MADE:
             if isinstance(op, kind) and name not in made:
-                made[name] = compute_entry_id(tag, tx.body.sender, tx.body.tx_id, index).hex()
+                made[name] = compute_entry_id(tag, sender, tx_id, index).hex()
     return made
+
+
+def _draw_made(made: dict[str, Any]) -> list[str]:
+    words = {True: "yes", False: "no", None: "not known"}
+    return [
+        f"{name.replace('_', ' ')} {value if isinstance(value, str) else words[value]}"
+        for name, value in made.items()
+    ]
 
 
 def make_interrupted(tx: Transaction, pending: Path) -> Interrupted:

@@ -14,9 +14,10 @@ from typing import Any, Final
 import click
 
 from atpar.cli.amounts import format_amount
+from atpar.cli.camt import render_camt
 from atpar.cli.context import State, node_options, output_options, pass_state
 from atpar.cli.describe import format_time
-from atpar.cli.errors import NotReady
+from atpar.cli.errors import NotReady, WrongUsage
 from atpar.cli.fetch import fetch, fetch_all
 from atpar.cli.ops import parse_time
 from atpar.cli.output import fields, table
@@ -50,8 +51,9 @@ class Part:
 @click.option("--from", "since", metavar="TIME", help="First instant (default: the beginning).")
 @click.option("--to", "until", metavar="TIME", help="Up to, not including (default: now).")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "csv"]), default="table", show_default=True
-)
+    "--format", "form", type=click.Choice(["table", "csv", "json", "camt.053"]), default="table",
+    show_default=True,
+)  # fmt: skip
 @output_options
 @node_options
 @pass_state
@@ -90,7 +92,22 @@ def statement_command(
             for part in parts
         ],
     }
-    state.output.show(data, _draw_csv(parts) if form == "csv" else _draw_table(account, parts))
+    state.output.as_json = state.output.as_json or form == "json"
+    if form == "camt.053" and not state.output.as_json:
+        if not parts and asset is None:
+            raise WrongUsage("nothing moved: a statement of which asset?", advice="use --asset")
+        made_ms = parse_time("now", "now")
+        lines = render_camt(
+            account,
+            parts or [Part(asset or "", scales.get(asset or "", 0))],
+            from_ms=since_ms,
+            to_ms=min(until_ms, made_ms),
+            made_ms=made_ms,
+            height=first["read_height"],
+        )
+    else:
+        lines = _draw_csv(parts) if form == "csv" else _draw_table(account, parts)
+    state.output.show(data, lines)
 
 
 def make_parts(
