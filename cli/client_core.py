@@ -417,7 +417,10 @@ class _Sending:
 
     def _note(self, batch: list[_Item], reason: str, *, sent: bool) -> None:
         for item in batch:
-            item.last, item.busy = reason, False
+            if sent or not item.uncertain:
+                # What a node said of it outweighs that another one is not there.
+                item.last = reason
+            item.busy = False
             item.uncertain = item.uncertain or sent
 
     def _take_in(self, node: int, item: _Item, form: TransactionForm) -> Steps[None]:

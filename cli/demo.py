@@ -181,6 +181,8 @@ def demo_command(state: State, *, folder: Path | None) -> None:
 
     Attest a reserve, mint, be refused, pay, exchange two currencies in one step, freeze, lose a
     validator and get it back, redeem, burn, and verify a receipt offline.
+
+    Example: atpar demo
     """
     if folder is not None:
         if folder.exists() and any(folder.iterdir()):

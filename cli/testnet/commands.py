@@ -87,7 +87,10 @@ def up_command(
     fresh: bool,
     no_attest: bool,
 ) -> None:
-    """Start a network and watch it; or take up the one that was stopped in the folder."""
+    """Start a network and watch it; or take up the one that was stopped in the folder.
+
+    Example: atpar testnet up --detach
+    """
     output = state.output
     with locked(folder):
         existed = (folder / "testnet.json").exists()
@@ -181,6 +184,8 @@ def prepare_command(state: State, *, validators: int, folder: Path) -> None:
 
     Each node's home is DIR/v1, DIR/v2, …: run it with `atpar node run --home DIR/v1` in a
     container of that name. Safe to repeat.
+
+    Example: atpar testnet prepare --dir network
     """
     with locked(folder):
         if not (folder / "testnet.json").exists():
@@ -195,7 +200,11 @@ def prepare_command(state: State, *, validators: int, folder: Path) -> None:
 @output_options
 @pass_state
 def stop_command(state: State, *, folder: Path) -> None:
-    """End exactly what `up` started. Safe to repeat; the folder stays."""
+    """End exactly what `up` started. Safe to repeat; the folder stays.
+
+    Example: atpar testnet stop
+    """
+    load_record(folder)
     with locked(folder):
         stopped = stop_network(folder, load_record(folder))
     text = f"stopped {stopped} processes" if stopped else "nothing was running"
@@ -210,7 +219,10 @@ def stop_command(state: State, *, folder: Path) -> None:
 @output_options
 @pass_state
 def status_command(state: State, *, folder: Path) -> None:
-    """Show one row per validator: state, height, view, lag."""
+    """Show one row per validator: state, height, view, lag.
+
+    Example: atpar testnet status --json
+    """
     record = load_record(folder)
     views = look(record)
     rows = watch.list_rows(views, watch.ask_validators(views))
@@ -252,7 +264,11 @@ def _describe_view(view: NodeView, row: list[object]) -> dict[str, Any]:
 @output_options
 @pass_state
 def kill_command(state: State, *, which: str, folder: Path) -> None:
-    """End validator WHICH (3, v3, CHRL or all) with SIGKILL, as a power cut would."""
+    """End validator WHICH (3, v3, CHRL or all) with SIGKILL, as a power cut would.
+
+    Example: atpar testnet kill 3
+    """
+    load_record(folder)
     with locked(folder):
         record = load_record(folder)
         indexes = _choose(record, which)
@@ -268,8 +284,12 @@ def kill_command(state: State, *, which: str, folder: Path) -> None:
 @output_options
 @pass_state
 def restart_command(state: State, *, which: str, folder: Path) -> None:
-    """Start validator WHICH (3, v3, CHRL or all) again; return when it has caught up."""
+    """Start validator WHICH (3, v3, CHRL or all) again; return when it has caught up.
+
+    Example: atpar testnet restart 3
+    """
     began = time.monotonic()
+    load_record(folder)
     with locked(folder):
         record = load_record(folder)
         indexes = _choose(record, which)
@@ -284,7 +304,7 @@ def restart_command(state: State, *, which: str, folder: Path) -> None:
     if running < compute_quorum(len(record.validators)):
         state.output.show(
             {"restarted": names, "height": None, "seconds": None},
-            f"{', '.join(names)} started; only {running} validators run, too few for a block",
+            f"{', '.join(names)} started; validators running: {running}, too few for a block",
         )
         return
     heights = [wait_returned(folder, record, index) for index in indexes]
@@ -307,7 +327,10 @@ def _choose(record: TestnetRecord, which: str) -> list[int]:
 @output_options
 @pass_state
 def attest_command(state: State, *, folder: Path, every: float | None) -> None:
-    """Let the custodian attest the reserves and the auditor countersign them."""
+    """Let the custodian attest the reserves and the auditor countersign them.
+
+    Example: atpar testnet attest
+    """
     record = load_record(folder)
     if every is not None:
         keep_attesting(folder, every_s=every, say=state.output.note)
@@ -327,7 +350,10 @@ def attest_command(state: State, *, folder: Path, every: float | None) -> None:
 @output_options
 @pass_state
 def mint_command(state: State, *, creditor: str, amount: str, asset: str, folder: Path) -> None:
-    """Mint against an invented deposit: plays the bank, its maker and its checker."""
+    """Mint against an invented deposit: plays the bank, its maker and its checker.
+
+    Example: atpar testnet mint --to ALFA/treasury --amount 100.00
+    """
     from atpar.cli.ops import check, parse_money
     from atpar.cli.signing import How, Session
     from atpar.ledger.operations import Mint
@@ -372,7 +398,10 @@ def mint_command(state: State, *, creditor: str, amount: str, asset: str, folder
 @output_options
 @pass_state
 def run_command(state: State, /, *, folder: Path | None, **options: Any) -> int:
-    """Start a network, put load on it, report, stop. The exit code tells if a promise broke."""
+    """Start a network, put load on it, report, stop. The exit code tells if a promise broke.
+
+    Example: atpar testnet run --rate 200 --duration 30 --kill 3@10 --restart 3@20
+    """
     if folder is not None:
         return _run_in(state, folder, **options)
     with tempfile.TemporaryDirectory(prefix="atpar-run-") as temporary:
@@ -380,7 +409,7 @@ def run_command(state: State, /, *, folder: Path | None, **options: Any) -> int:
 
 
 def _run_in(state: State, folder: Path, **options: Any) -> int:
-    from atpar.cli.testnet.run import Order, measure, parse_faults
+    from atpar.cli.testnet.run import Order, check_faults, measure, parse_faults
 
     if (folder / "testnet.json").exists():
         raise WrongUsage(f"{folder} holds a testnet already", advice="choose another --dir")
@@ -394,6 +423,7 @@ def _run_in(state: State, folder: Path, **options: Any) -> int:
             kills=options["kills"], restarts=options["restarts"], listed=options["faults"]
         ),
     )
+    check_faults(order)
     network = temporary_network(
         folder,
         state.output.done,

@@ -76,6 +76,9 @@ def list_container_seats(count: int) -> list[Seat]:
     ]
 
 
+_NOT_IN_THE_WAY: Final = frozenset({".lock", "lost+found"})
+
+
 def create_testnet(
     folder: Path, seats: Sequence[Seat], *, port_base: int, load_accounts: int = 0, workers: int = 0
 ) -> tuple[TestnetRecord, World]:
@@ -96,6 +99,11 @@ def create_testnet(
         raise WrongUsage(
             f"{folder} holds a testnet already",
             advice=f"choose another folder with --dir, or remove {folder}",
+        )
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _NOT_IN_THE_WAY)
+    if others:
+        raise WrongUsage(
+            f"{folder} is not empty: it holds {others[0]}", advice="choose a new folder with --dir"
         )
     places = []
     for index, seat in enumerate(seats):

@@ -109,9 +109,19 @@ def save_record(folder: Path, record: TestnetRecord) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: two commands must not change one testnet at the same time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    """Hold the folder's lock: two commands must not change one testnet at the same time.
+
+    Raises:
+        ConfigurationProblem: the folder is not there and cannot be made, or not written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ConfigurationProblem(
+            f"{folder}: {error.strerror or error}", advice="choose another --dir"
+        ) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -177,6 +177,25 @@ def parse_faults(
     return tuple(sorted(faults, key=lambda fault: fault.at_s))
 
 
+def check_faults(order: Order) -> None:
+    """Check that every fault can happen: to one of the validators, while there is load.
+
+    Raises:
+        WrongUsage: one cannot.
+    """
+    for fault in order.faults:
+        if fault.which != "all" and not 1 <= int(fault.which) <= order.validators:
+            raise WrongUsage(
+                f"no validator {fault.which!r} to {fault.action}",
+                advice=f"1 to {order.validators}, or all",
+            )
+        if fault.at_s >= order.duration_s:
+            raise WrongUsage(
+                f"{fault.action} at {fault.at_s:g} s, but the load ends at {order.duration_s:g} s",
+                advice="use a longer --duration, or an earlier time",
+            )
+
+
 # ---- the run
 
 
@@ -188,9 +207,6 @@ def measure(
     Raises:
         NotReady: the network did not come back together afterwards.
     """
-    for fault in order.faults:
-        if fault.which != "all":
-            record.find(fault.which)
     officers = Officers(folder, record)
     accounts = list_load_accounts(officers, order)
     fund(officers, [account.account for account in accounts])

@@ -1,6 +1,7 @@
 """What a measured run is asked for, what it reports, and when it fails."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from atpar.cli.testnet.payments import LoadAccount, PaymentRing
 from atpar.cli.testnet.run import Fault, Order, Report, parse_faults
 from atpar.ledger.transactions import decode_transaction
 from atpar.node.signer import LocalSigner
+from tests.cli.helpers import run
 
 ORDER = Order(validators=4, profile="lan", rate=200, duration_s=30, bulk=1, faults=())
 GOOD = Report(
@@ -83,6 +85,39 @@ def test_faults_come_in_order_of_time() -> None:
 def test_unclear_faults_are_refused(listed: str) -> None:
     with pytest.raises(WrongUsage, match="not a fault"):
         parse_faults(kills=[], restarts=[], listed=listed)
+
+
+@pytest.mark.parametrize(
+    ("listed", "text"),
+    [("kill:5@1", "no validator '5'"), ("kill:0@1", "no validator"), ("kill:3@10", "load ends")],
+)
+def test_faults_that_could_not_happen_are_refused_before_the_start(listed: str, text: str) -> None:
+    result = run("testnet", "run", "--duration", "10", "--faults", listed)
+    assert result.exit_code == 2
+    assert text in result.err
+    assert "genesis sealed" not in result.err
+
+
+@pytest.mark.parametrize("command", [("stop",), ("kill", "1"), ("restart", "1")])
+def test_commands_on_no_testnet_leave_no_folder(tmp_path: Path, command: tuple[str, ...]) -> None:
+    result = run("testnet", *command, "--dir", tmp_path / "none")
+    assert result.exit_code == 3
+    assert "no testnet in" in result.err
+    assert not (tmp_path / "none").exists()
+
+
+def test_testnet_is_not_made_among_other_files(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    result = run("testnet", "prepare", "--dir", tmp_path)
+    assert result.exit_code == 2
+    assert "letter.txt" in result.err
+    assert not (tmp_path / "genesis.json").exists()
+
+
+def test_folder_that_cannot_be_made_is_no_internal_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("testnet", "prepare", "--dir", tmp_path / "file" / "x")
+    assert result.exit_code == 3
 
 
 def make_ring(*, bulk: int) -> PaymentRing:
