@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -32,6 +32,11 @@ from atpar.ledger.proofs import (
     verify_proof,
 )
 from atpar.ledger.tree import AssetRow
+from atpar.node.evidence import FORMAT as EVIDENCE_FORMAT
+from atpar.node.evidence import parse_evidence_file
+
+_FORMAT_WITHIN: Final = 256
+"""Bytes at the beginning of a file in which its format stands."""
 
 Described = tuple[dict[str, Any], list[str]]
 
@@ -52,6 +57,10 @@ def verify_command(state: State, *, proof: Path) -> None:
     """
     chain = load_chain(state)
     data = read_input(proof, max_bytes=2 * MAX_PROOF_BYTES)
+    if EVIDENCE_FORMAT.encode() in data[:_FORMAT_WITHIN]:
+        values, lines = _verify_evidence(proof, data, chain)
+        state.output.show({"file": str(proof), **values}, lines)
+        return
     try:
         verified = verify_proof(decode_proof(data), compute_trust_root(chain.document))
     except ProofInvalid as error:
@@ -62,6 +71,20 @@ def verify_command(state: State, *, proof: Path) -> None:
         ) from error
     values, lines = describe_verified(verified, chain)
     state.output.show({"file": str(proof), **values}, lines)
+
+
+def _verify_evidence(path: Path, data: bytes, chain: Chain) -> Described:
+    """Check an evidence file, which says so in its first line."""
+    from atpar.cli.evidence import check_evidence
+
+    try:
+        return check_evidence(parse_evidence_file(data), chain)
+    except ProofInvalid as error:
+        found = explain(error)
+        assert isinstance(found, RefusedByLedger)
+        raise RefusedByLedger(
+            f"{path}: {found.message}", advice=found.advice, code=found.code
+        ) from error
 
 
 def decode_proof(data: bytes) -> ProofFile:

@@ -20,7 +20,14 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp
 
-from atpar.node import api_chain, api_holds, api_proposals, api_state, api_transactions
+from atpar.node import (
+    api_chain,
+    api_evidence,
+    api_holds,
+    api_proposals,
+    api_state,
+    api_transactions,
+)
 from atpar.node.access import Grant, Group
 from atpar.node.api_forms import (
     AccountForm,
@@ -30,6 +37,8 @@ from atpar.node.api_forms import (
     BatchForm,
     BlockForm,
     EntriesForm,
+    EvidenceForm,
+    EvidenceListForm,
     Form,
     FoundForm,
     HealthForm,
@@ -341,6 +350,22 @@ ROUTES: Final[tuple[Route, ...]] = (
         summary="The voting set, and the last vote seen of each.",
         handler=api_chain.get_validators,
         answers=(ValidatorsForm,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/evidence",
+        group=Group.READ,
+        summary="Double votes that this node has found.",
+        handler=api_evidence.list_evidence,
+        answers=(EvidenceListForm,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/evidence/{id}",
+        group=Group.READ,
+        summary="One piece of evidence, as the file that `atpar verify` checks offline.",
+        handler=api_evidence.get_evidence,
+        answers=(EvidenceForm,),
     ),
     Route(
         method="GET",

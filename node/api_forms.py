@@ -36,6 +36,7 @@ from atpar.ledger.types import (
     TimeMs,
     Uuid,
 )
+from atpar.node.evidence import EvidenceFile
 from atpar.node.gateway import NodeState, PeerState, TxStatus
 from atpar.node.limits import MAX_BATCH_ENVELOPES
 
@@ -558,6 +559,32 @@ class ValidatorsForm(Form, frozen=True):
     """As registered in the state at `read_height`; their administrators' keys are governance."""
     next_members: tuple[Validator, ...] | None
     """The set of the next epoch, where `set_validators` has fixed another."""
+
+
+class EvidenceItem(Form, frozen=True):
+    """Two signed messages of one validator that no honest one both sends."""
+
+    id: Hash
+    kind: str
+    participant: ParticipantCode
+    epoch: Count
+    view: Count
+
+
+class EvidenceListForm(Form, frozen=True):
+    """What this node has found against validators, by participant, epoch and view."""
+
+    read_height: Height
+    evidence: tuple[EvidenceItem, ...]
+
+
+class EvidenceForm(Form, frozen=True):
+    """One piece of evidence with its file."""
+
+    read_height: Height
+    item: EvidenceItem
+    document: EvidenceFile
+    """What `atpar verify` checks offline."""
 
 
 class PeerForm(Form, frozen=True):

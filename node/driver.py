@@ -28,6 +28,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from atpar.consensus.events import CommitSynced, PeerConnected, PeerDisconnected, Ticked
+from atpar.consensus.evidence import Evidence
 from atpar.consensus.messages import Lane, encode_message
 from atpar.ledger.keys import SignedTriple
 from atpar.ledger.transactions import Transaction
@@ -265,6 +266,9 @@ class Driver:
         if records and self._journal is not None:
             await self._append(records)
         for action in decided:
+            if isinstance(action, actions.Alarm) and action.evidence is not None:
+                await self._keep_evidence(action.evidence)
+        for action in decided:
             if not isinstance(action, actions.Persist):
                 self._perform(action)
         while self._unsynced > MAX_UNSYNCED_COMMITS:
@@ -276,6 +280,10 @@ class Driver:
         started = perf_counter()
         await _in_thread(lambda: _get(self._journal).append(records), self._journal_thread)
         self._metrics.journal_fsync_seconds.observe(perf_counter() - started)
+
+    async def _keep_evidence(self, evidence: Evidence) -> None:
+        """Store evidence, before a safety stop in the same turn ends the node."""
+        await _in_thread(lambda: self._store.add_evidence(evidence), self._store_thread)
 
     def _perform(self, action: Action) -> None:
         """Do what the validator wants, now that everything it depends on is on the disk."""

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from atpar.consensus.evidence import Evidence
 from atpar.ledger.blocks import Block, Header
 from atpar.ledger.certificates import Finalization
 from atpar.ledger.codec import Wire
@@ -308,6 +309,9 @@ class Reader(Protocol):
 
     def get_epoch_steps(self, epoch: int) -> tuple[EpochStep, ...]:
         """Return what leads a verifier from the genesis set to that of an epoch."""
+
+    def list_evidence(self) -> list[Evidence]:
+        """Return what was found against validators, by participant, epoch and view."""
 
     def find_transaction(self, tx_hash: bytes) -> tuple[int, int] | None:
         """Return (height, index) of an executed transaction, or None."""

@@ -13,7 +13,7 @@ indexes that answer questions about them, in one ordered key-value engine under 
     u uetr height index             (nothing)
     e account 0 asset 0 height      -> statement lines of that balance in that block
     v epoch                         validator set of the epoch, and the block that it begins on
-    x epoch view participant kind   evidence against a validator (not part of what is final)
+    x participant 0 epoch view kind evidence against a validator (not part of what is final)
 
 A crash leaves the old position or the new one. A block finalised by a descendant has no
 finalization of its own; it is in one batch with that descendant, so its proof is always complete.
@@ -31,6 +31,7 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 from msgspec import Meta
 
+from atpar.consensus.evidence import EVIDENCE, Evidence, encode_evidence, get_place
 from atpar.ledger.blocks import BLOCK, HEADER, Block, Header
 from atpar.ledger.certificates import FINALIZATION, Finalization
 from atpar.ledger.codec import Codec, Wire, encode
@@ -42,11 +43,12 @@ from atpar.ledger.state import Base, Overlay
 from atpar.ledger.transactions import Transaction, decode_transaction
 from atpar.ledger.types import ChainId, Count, Hash, Height
 from atpar.node.errors import DiskFault, StoreCorrupt, StoreMismatch, StoreMissing, StoreSchema
+from atpar.node.evidence import get_kind
 from atpar.node.gateway import Entry, EntryCursor, EpochEntry, FinalityPath, FinalState
 from atpar.node.indexes import Line, compute_lines, compute_uetrs, describe_line
 from atpar.node.journal import sync_folder
 from atpar.node.kv import KeyValue, KeyValueReader, LevelKeyValue, Write
-from atpar.node.limits import MAX_PAGE
+from atpar.node.limits import MAX_EVIDENCE_PER_VALIDATOR, MAX_PAGE
 
 SCHEMA_VERSION: Final = 2
 
@@ -230,6 +232,23 @@ class Store:
             raise StoreCorrupt(f"chain.db: the start of epoch {epoch} is missing")
         boundary = FinalityProof(path.finalization, path.headers)
         return EpochStep(boundary, identify_validators(entry.validators))
+
+    # ---- evidence
+
+    def add_evidence(self, evidence: Evidence) -> bool:
+        """Keep evidence, synced; return whether it is new and within its signer's bound."""
+        epoch, view = get_place(evidence)
+        prefix = b"x" + evidence.participant.encode() + b"\0"
+        place = _HEIGHT.pack(epoch) + _HEIGHT.pack(view) + get_kind(evidence).encode()
+        known = [key for key, _ in self._engine.scan(prefix)]
+        if place in known or len(known) >= MAX_EVIDENCE_PER_VALIDATOR:
+            return False
+        self._engine.write([(prefix + place, encode_evidence(evidence))])
+        return True
+
+    def list_evidence(self) -> list[Evidence]:
+        """Return all evidence that is kept, by participant, epoch and view."""
+        return [_decode(EVIDENCE, value) for _, value in self._engine.scan(b"x")]
 
     # ---- transactions and statements
 

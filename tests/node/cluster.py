@@ -346,6 +346,8 @@ class Cluster:
                 node.faults.append((action.peer, action.reason))
             case actions.Alarm():
                 node.alarms.append(action)
+                if action.evidence is not None:
+                    Store(node.engine).add_evidence(action.evidence)
             case actions.Halt():
                 node.halt = action
             case actions.OpenEpoch():
