@@ -14,11 +14,12 @@ that kills several workers in a row stops the node. A full backlog refuses new w
 before anything is queued.
 """
 
+import fcntl
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
@@ -37,6 +38,7 @@ from atpar.node.limits import (
     VERIFY_BATCHES_AHEAD,
     VERIFY_PIECE_SIGNATURES,
     VERIFY_TIMEOUT_S,
+    WORKER_PIPE_BYTES,
 )
 from atpar.node.logs import get_logger
 from atpar.node.metrics import Metrics
@@ -333,6 +335,7 @@ class Verifier:
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             stack.push_async_callback(_end_process, process)
+            _widen_pipe(process)
             slots = trio.Semaphore(VERIFY_BATCHES_AHEAD)
             try:
                 async with trio.open_nursery() as nursery:
@@ -410,6 +413,13 @@ class Verifier:
         label = priority.name.lower()
         self._metrics.verify_batch_size.labels(label).observe(signatures)
         self._metrics.verify_seconds.labels(label).observe(seconds)
+
+
+def _widen_pipe(process: trio.Process) -> None:
+    """Let a whole batch wait in the worker's pipe, where the system can: it need not ask us."""
+    if sys.platform == "linux" and isinstance(process.stdin, trio.lowlevel.FdStream):
+        with suppress(OSError):
+            fcntl.fcntl(process.stdin.fileno(), fcntl.F_SETPIPE_SZ, WORKER_PIPE_BYTES)
 
 
 async def _end_process(process: trio.Process) -> None:

@@ -324,6 +324,7 @@ def test_only_the_batch_in_hand_is_suspected_when_a_worker_dies() -> None:
     (first, *others) = verifier._cut(job, triples, Priority.BLOCKS)
     for _ in range(MAX_VERIFY_ATTEMPTS + 1):
         verifier._put_back(Priority.BLOCKS, others, is_suspect=False)
+    for _ in range(MAX_VERIFY_ATTEMPTS - 1):
+        verifier._put_back(Priority.BLOCKS, [first], is_suspect=True)
     with pytest.raises(VerifierFailed):
-        for _ in range(MAX_VERIFY_ATTEMPTS):
-            verifier._put_back(Priority.BLOCKS, [first], is_suspect=True)
+        verifier._put_back(Priority.BLOCKS, [first], is_suspect=True)
