@@ -253,14 +253,20 @@ class Cluster:
         machine.halt = None
         self.note("boot", machine.id)
         store = Store(machine.engine)
+        vote_key, next_key = get_vote_keys(machine.code)
+        spare = {public(next_key): self.ring.get_signer(next_key)}
         try:
-            journal, found = open_journal(PATH, self.get_opening(machine.code), disk=machine.disk)
+            journal, found = open_journal(
+                PATH, self.get_opening(machine.code), keys=frozenset(spare), disk=machine.disk
+            )
             machine.validator = Validator(
                 ValidatorConfig(
                     chain_id=self.genesis.chain_id,
                     participant=machine.code,
                     timing=self.timing,
-                    sign=self.ring.get_signer(f"{machine.code}-vote"),
+                    sign=self.ring.get_signer(vote_key),
+                    vote_key=public(vote_key),
+                    next_keys=spare,
                     verify=self.ring.verify,
                 ),
                 backing=store,
@@ -481,6 +487,11 @@ class Cluster:
                 self.note("halt", f"{machine.id} {action.message}")
                 if machine.is_honest:
                     self.watcher.on_halt(machine, action)
+            case actions.OpenEpoch():
+                self.note("epoch", f"{machine.id} {action.start.epoch}")
+            case actions.DismissPeer():
+                # Whoever leaves the set stays connected as an observer here.
+                self.note("dismiss", f"{machine.id} {action.peer}")
             case actions.EnterView():
                 if self.trace is not None:
                     self.trace(
@@ -661,6 +672,11 @@ class Cluster:
             assert header is not None
             found.add((header.height, header.state_root))
         return found
+
+
+def get_vote_keys(code: str) -> tuple[str, str]:
+    """Return the names of a participant's vote key, and of the one it may rotate to."""
+    return f"{code}-vote", f"{code}-vote2"
 
 
 def describe(data: bytes) -> str:

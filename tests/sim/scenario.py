@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 from atpar.ledger.transactions import Transaction
 from atpar.node.store import FinalBlock
+from tests.ledger.world import public
 from tests.sim.byzantine.table import ACTORS
 from tests.sim.byzantine.twin import Twin
 from tests.sim.checkers import Checkers, Violation
-from tests.sim.cluster import PATH, Cluster, Machine, MachineStore
+from tests.sim.cluster import PATH, Cluster, Machine, MachineStore, get_vote_keys
 from tests.sim.crypto import Keyring
 from tests.sim.network import Network
 from tests.sim.profiles import NO_EPOCHS, Plan
@@ -371,23 +372,37 @@ class Scenario:
         cluster.note("twins", str(len(cluster.network.cuts)))
 
     def _change_set(self) -> None:
-        """Vote a participant in or out, or change the order."""
+        """Vote a participant in or out, rotate a vote key, or change the order."""
         running = [m for m in self.cluster.get_honest() if m.is_up]
         if not running:
             return
-        epoch = running[0].running.epoch_start
-        old = [member.participant for member in epoch.validators.members]
-        new = list(old)
-        outside = [
-            code for code in get_codes(len(self.codes) + self.plan.spares) if code not in old
-        ]
+        rng = self.rng
+        current = running[0].running.epoch_start.validators.members
+        members = {
+            member.participant: next(
+                name
+                for name in get_vote_keys(member.participant)
+                if public(name) == member.vote_key
+            )
+            for member in current
+        }
+        voters = list(members)
+        honest = [code for code in voters if code in self.checkers.honest]
+        everybody = get_codes(len(self.codes) + self.plan.spares)
+        outside = [code for code in everybody if code not in members]
         if outside:
-            new.append(outside[0])
-        elif len(new) > 4:
-            honest = [code for code in new if code in self.checkers.honest]
-            new.remove(self.rng.choice(honest))
-        self.rng.shuffle(new)
-        self._submit(self.treasury.change_set(self.cluster.wall_ms, old, new))
+            members[outside[0]] = get_vote_keys(outside[0])[0]
+        elif len(members) > 4:
+            del members[rng.choice(honest)]
+        if rng.random() < 0.5:
+            code = rng.choice(honest)
+            if code in members:
+                members[code] = get_vote_keys(code)[1]
+        shuffled = list(members.items())
+        rng.shuffle(shuffled)
+        self._submit(
+            self.treasury.change_set(self.cluster.wall_ms, voters=voters, members=dict(shuffled))
+        )
 
     def _compact_one(self) -> None:
         machine = self.rng.choice(list(self.cluster.machines.values()))

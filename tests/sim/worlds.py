@@ -102,6 +102,12 @@ class Treasury:
         self._ring = ring
         self._rng = rng
         self._count = 0
+        self._known = {
+            f"{member.participant}-{kind}"
+            for member in genesis.validators.members
+            for kind in ("vote", "gov")
+        }
+        """Names of validators' keys that the chain has seen, as far as nothing was lost."""
 
     def start_at(self, count: int) -> None:
         """Number the next transactions from here on."""
@@ -146,33 +152,34 @@ class Treasury:
         op = transfer(f"{debtor}/main", f"{creditor}/main", amount)
         return self.make(op, sender=op.debtor, keys=_keys_of(op.debtor), now_ms=now_ms)
 
-    def change_set(self, now_ms: int, old: list[str], new: list[str]) -> Transaction:
-        """Return the transaction with which a quorum of the old set fixes the next one."""
-        quorum = len(old) - (len(old) - 1) // 3
+    def change_set(self, now_ms: int, *, voters: list[str], members: dict[str, str]) -> Transaction:
+        """Return the transaction with which a quorum of the voters fixes the next set.
+
+        `members`: participant -> name of its vote key, in order.
+        """
+        quorum = len(voters) - (len(voters) - 1) // 3
+        names = {code: (vote, f"{code}-gov") for code, vote in members.items()}
+        fresh = [
+            possess(code, name, self._chain_id)
+            for code, both in names.items()
+            for name in both
+            if name not in self._known
+        ]
+        self._known.update(name for both in names.values() for name in both)
         op = SetValidators(
             tuple(
                 NewValidator(
                     code,
-                    public(f"{code}-vote"),
-                    public(f"{code}-gov"),
+                    public(vote),
+                    public(gov),
                     make_certificate(code),
                     f"127.0.0.1:{7101 + get_codes(99).index(code)}",
                 )
-                for code in new
+                for code, (vote, gov) in names.items()
             ),
-            tuple(
-                sorted(
-                    (
-                        possess(code, f"{code}-{kind}", self._chain_id)
-                        for code in new
-                        if code not in old
-                        for kind in ("vote", "gov")
-                    ),
-                    key=lambda each: each.key,
-                )
-            ),
+            tuple(sorted(fresh, key=lambda each: each.key)),
         )
-        keys = [f"{code}-gov" for code in old[:quorum]]
+        keys = [f"{code}-gov" for code in voters[:quorum]]
         return self.make(op, sender="CHAIN/governance", keys=keys, now_ms=now_ms)
 
 
