@@ -45,7 +45,10 @@ def bench_command() -> None:
 def verify_command(
     state: State, /, *, workers: Sequence[int], profile: Path | None, **options: int
 ) -> None:
-    """Signatures a second: the node's verifier against the bare library."""
+    """Signatures a second: the node's verifier against the bare library.
+
+    Example: atpar bench verify
+    """
     from atpar.cli.bench.verify import measure
 
     report = run_profiled(lambda: measure(workers=workers, **options), profile)
@@ -65,7 +68,10 @@ def verify_command(
 def execute_command(
     state: State, /, *, sizes: Sequence[int], profile: Path | None, **options: int
 ) -> None:
-    """A payment without its signature: decoding, checks, effect, receipt."""
+    """A payment without its signature: decoding, checks, effect, receipt.
+
+    Example: atpar bench execute
+    """
     from atpar.cli.bench.execute import measure
 
     report = run_profiled(lambda: measure(sizes=sizes, **options), profile)
@@ -85,7 +91,10 @@ def execute_command(
 def tree_command(
     state: State, /, *, sizes: Sequence[int], profile: Path | None, **options: int
 ) -> None:
-    """The solvency tree, per touched balance, against hashing alone."""
+    """The solvency tree, per touched balance, against hashing alone.
+
+    Example: atpar bench tree
+    """
     from atpar.cli.bench.tree import measure
 
     def run() -> Report:
@@ -107,7 +116,10 @@ def tree_command(
 @output_options
 @pass_state
 def pipeline_command(state: State, /, *, profile: Path | None, **options: int) -> None:
-    """One validator's whole way of a payment, stage by stage."""
+    """One validator's whole way of a payment, stage by stage.
+
+    Example: atpar bench pipeline
+    """
     from atpar.cli.bench.pipeline import measure
 
     show(state.output, run_profiled(lambda: measure(**options), profile))
@@ -121,7 +133,10 @@ def pipeline_command(state: State, /, *, profile: Path | None, **options: int) -
 @output_options
 @pass_state
 def testnet_command(state: State, /, *, rates: Sequence[float], duration: float, bulk: int) -> int:
-    """Four real validators under open-loop load, at one rate after the other."""
+    """Four real validators under open-loop load, at one rate after the other.
+
+    Example: atpar bench testnet
+    """
     rows, worst = [], 0
     for rate in rates:
         state.output.note(f"{rate:g}/s for {duration:g} s ...")

@@ -169,3 +169,21 @@ def test_every_error_class_has_a_distinct_code_and_name():
     assert len({kind.exit_code for kind in kinds}) == len({kind.kind for kind in kinds}) == 10
     assert all(issubclass(kind, CliError) for kind in kinds)
     assert (InternalProblem.exit_code, WrongUsage.exit_code, SafetyStop.exit_code) == (1, 2, 8)
+
+
+def list_leaves(command, path=()):
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None, name
+            yield from list_leaves(found, (*path, name))
+    else:
+        yield " ".join(path), command
+
+
+def test_every_command_helps_with_an_example():
+    leaves = dict(list_leaves(main_module.cli))
+    assert len(leaves) > 80
+    bare = [path for path, command in leaves.items() if "Example: " not in (command.help or "")]
+    assert bare == []
