@@ -58,7 +58,7 @@ class EpochState:
         self.validators = start.validators
         self.epoch = start.epoch
         self.me = start.validators.get_index(config.participant)
-        self.boundary_height = start.height + config.epoch_blocks
+        self.boundary_height = start.compute_boundary(config.epoch_blocks)
         self.chain = FinalChain(tip)
         self.restored_view = tip.view
         """The final view at the start: the journal holds every own vote above it, and below it

@@ -61,6 +61,10 @@ class EpochStart:
         """The epoch that begins."""
         return self.validators.epoch
 
+    def compute_boundary(self, epoch_blocks: int) -> int:
+        """Return the height of its last block, as the ledger counts."""
+        return (self.height // epoch_blocks + 1) * epoch_blocks
+
 
 @dataclass(frozen=True, slots=True)
 class Tip:
@@ -117,7 +121,8 @@ class ReplicaConfig:
     participant: str
     """Own participant code. Not in the epoch's set: an observer, which follows and never votes."""
     epoch_blocks: int
-    """Blocks in an epoch: the block at start height + this is the boundary."""
+    """Blocks in an epoch. Its boundary is the next block whose height is a multiple of this: an
+    epoch that a recovery document opened in between is shorter."""
     timing: Timing = Timing()
 
 

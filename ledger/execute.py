@@ -168,6 +168,8 @@ class _Run:
 
     def __init__(self, parent: View, *, height: int, now_ms: int, chain_id: bytes) -> None:
         self.overlay = Overlay(parent)
+        # The parent's header names the same set, unless a recovery document came in between.
+        self.voters = identify_validators(get_validators(parent))
         self.context = Context(self.overlay, chain_id=chain_id, height=height, now_ms=now_ms)
         self.context.apply = _apply
         activate_params(self.overlay, height=height)
@@ -255,7 +257,7 @@ class _Run:
             tx_root=compute_root([tx.hash for tx in self.transactions]),
             receipt_root=compute_root([encode(receipt) for receipt in self.receipts]),
             state_root=commit_state(self.overlay),
-            validators_hash=parent.next_validators_hash,
+            validators_hash=compute_validators_hash(self.voters),
             next_validators_hash=compute_validators_hash(next_validators),
         )
         self.overlay.checkpoint()

@@ -123,11 +123,7 @@ def read_position(store: Store) -> Position:
     params = final.view.get(PARAMS, CURRENT)
     if params is None:
         raise StoreCorrupt("chain.db: the chain's parameters are missing")
-    epoch = final.header.height // params.epoch_blocks
-    first = store.get_header(epoch * params.epoch_blocks)
-    if first is None:
-        raise StoreCorrupt(f"chain.db: the header at {epoch * params.epoch_blocks} is missing")
-    start = _make_start(final.view, epoch, first, compute_digest(first))
+    start = _read_start(store, final.view)
     return Position(
         header=final.header,
         digest=final.digest,
@@ -137,17 +133,32 @@ def read_position(store: Store) -> Position:
     )
 
 
+def _read_start(store: Store, view: View) -> EpochStart:
+    validators = view.get(VALIDATORS, CURRENT)
+    entry = None if validators is None else store.get_epoch(validators.epoch)
+    first = None if entry is None else store.get_header(entry.start_height)
+    if validators is None or entry is None or first is None:
+        raise StoreCorrupt("chain.db: the start of the running epoch is missing")
+    epoch = validators.epoch
+    recovered = store.get_recovery(epoch) is not None
+    return _make_start(view, epoch, first, compute_digest(first), recovered=recovered)
+
+
 def read_next_epoch(view: View, boundary: Header, digest: bytes) -> EpochStart:
     """Return the epoch that begins on top of a final boundary block, from the state after it."""
     return _make_start(view, boundary.epoch + 1, boundary, digest)
 
 
-def _make_start(view: View, epoch: int, first: Header, digest: bytes) -> EpochStart:
+def _make_start(
+    view: View, epoch: int, first: Header, digest: bytes, *, recovered: bool = False
+) -> EpochStart:
+    """Return an epoch's start; a recovery document names its set instead of the block before."""
     validators = view.get(VALIDATORS, CURRENT)
     if validators is None:
         raise StoreCorrupt("chain.db: the chain's validators are missing")
     members = identify_validators(validators).members
-    if compute_validators_hash(ValidatorSetId(epoch, members)) != first.next_validators_hash:
+    named = compute_validators_hash(ValidatorSetId(epoch, members)) == first.next_validators_hash
+    if validators.epoch != epoch or not (named or recovered):
         raise StoreCorrupt(f"chain.db: the validators of epoch {epoch} are not those of its start")
     return EpochStart(ValidatorSet(epoch, members), digest, first.height, first.timestamp_ms)
 

@@ -13,6 +13,7 @@ indexes that answer questions about them, in one ordered key-value engine under 
     u uetr height index             (nothing)
     e account 0 asset 0 height      -> statement lines of that balance in that block
     v epoch                         validator set of the epoch, and the block that it begins on
+    w epoch                         recovery document that opened the epoch
     x participant 0 epoch view kind evidence against a validator (not part of what is final)
 
 A crash leaves the old position or the new one. A block finalised by a descendant has no
@@ -32,6 +33,7 @@ import msgspec
 from msgspec import Meta
 
 from atpar.consensus.evidence import EVIDENCE, Evidence, encode_evidence, get_place
+from atpar.consensus.recovery import RECOVERY, RecoveryBody, RecoveryDocument
 from atpar.ledger.blocks import BLOCK, HEADER, Block, Header
 from atpar.ledger.certificates import FINALIZATION, Finalization
 from atpar.ledger.codec import Codec, Wire, encode
@@ -232,6 +234,23 @@ class Store:
             raise StoreCorrupt(f"chain.db: the start of epoch {epoch} is missing")
         boundary = FinalityProof(path.finalization, path.headers)
         return EpochStep(boundary, identify_validators(entry.validators))
+
+    # ---- recovery
+
+    def get_recovery(self, epoch: int) -> RecoveryBody | None:
+        """Return what opened an epoch, if it was a recovery document."""
+        document = _find(self._engine, _key(b"w", epoch), RECOVERY)
+        return None if document is None else document.body
+
+    def write_recovery(self, document: RecoveryDocument, overlay: Overlay) -> None:
+        """Write a checked document with the state that it makes of the final one."""
+
+        def batch() -> Iterator[Write]:
+            yield from _encode_state(overlay)
+            yield from _encode_epoch(overlay, document.body.height)
+            yield _key(b"w", document.body.epoch), encode(document)
+
+        self._engine.write(batch())
 
     # ---- evidence
 

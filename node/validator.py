@@ -651,7 +651,7 @@ class Validator:
         self._out.append(actions.Notify(blocks))
         self._out += dropped
         self._tell(given)
-        if top.header.height == self._epoch_start.height + self._epoch_blocks:
+        if top.header.height == self._epoch_start.compute_boundary(self._epoch_blocks):
             self._open_epoch()
 
     def _open_epoch(self) -> None:

@@ -1,0 +1,212 @@
+"""A chain that lost too many journals stands still, and goes on by its administrators' word."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from atpar.consensus.messages import Finalize, Notarize, Nullify, decode_message
+from atpar.consensus.records import CertificateRecord
+from atpar.consensus.votes import get_body
+from atpar.ledger.certificates import Finalization, Proposition
+from atpar.ledger.errors import ProofInvalid
+from atpar.node.datadir import make_opening, open_votes, read_position
+from atpar.node.errors import JournalMissing
+from atpar.node.journal import create_journal
+from atpar.node.recover import (
+    RecoveryFile,
+    add_signature,
+    apply_recovery,
+    begin_journal,
+    check_nothing_above,
+    compute_sign_body,
+    draft_recovery,
+    join_recoveries,
+    make_recovered_records,
+    parse_recovery,
+    read_journal,
+    render_recovery,
+)
+from atpar.node.store import Store
+from tests.ledger.world import BANKS, key_of, public
+from tests.node.cluster import PATH, Cluster
+from tests.node.test_epochs import EPOCH_BLOCKS, make_epochs, pay_through
+from tests.node.test_validator import pay, settle
+
+WIPED = ("CHRL", "DLTA")
+
+
+def wipe(cluster: Cluster, *codes: str) -> None:
+    """Lose the journals of nodes that are down."""
+    for code in codes:
+        disk = cluster.nodes[code].disk
+        disk.cached.pop(PATH)
+        disk.synced.pop(PATH)
+
+
+def get_store(cluster: Cluster, code: str = "ALFA") -> Store:
+    return Store(cluster.nodes[code].engine)
+
+
+def sign(file: RecoveryFile, *codes: str) -> RecoveryFile:
+    for code in codes:
+        signature = key_of(f"{code}-gov").sign(compute_sign_body(file)).signature
+        file = add_signature(file, code, signature)
+    return file
+
+
+def make_stuck() -> Cluster:
+    """Return a cluster whose quorum is lost: all at one height, two journals gone."""
+    cluster = make_epochs()
+    paid = pay(cluster)
+    settle(cluster, paid)
+    assert cluster.run(10_000, until=lambda: len(cluster.state_roots()) == 1)
+    cluster.crash()
+    wipe(cluster, *WIPED)
+    return cluster
+
+
+def recover(cluster: Cluster, file: RecoveryFile, *codes: str) -> None:
+    """Apply a document to nodes that are down, as `atpar node recover apply` does."""
+    for code in codes or BANKS:
+        node = cluster.nodes[code]
+        start = apply_recovery(Store(node.engine), file)
+        if PATH not in node.disk.cached:
+            opening = cluster._opening(code)
+            create_journal(PATH, opening, make_recovered_records(start), disk=node.disk)
+
+
+def check_votes(cluster: Cluster) -> None:
+    """No node ever signed two different votes that exclude each other."""
+    for node in cluster.nodes.values():
+        cast: dict[tuple[type, int, int], object] = {}
+        for _, _, data in node.sent:
+            vote = decode_message(data)
+            if isinstance(vote, Notarize | Nullify | Finalize):
+                body = get_body(vote)
+                place = (type(vote), body.epoch, body.view)
+                assert cast.setdefault(place, body) == body, f"{node.code} voted twice: {place}"
+        for kind, epoch, view in list(cast):
+            assert kind is not Nullify or (Finalize, epoch, view) not in cast
+
+
+def test_two_lost_journals_stop_the_chain_and_a_document_reopens_it() -> None:
+    cluster = make_stuck()
+    cluster.start("ALFA", "BRVO")
+    for code in WIPED:
+        with pytest.raises(JournalMissing):
+            cluster.start(code)
+        cluster.nodes[code].validator = None
+    stuck = pay(cluster)
+    cluster.submit(stuck)
+    cluster.run(60_000)
+    assert cluster.find_final("ALFA", stuck) is None
+    cluster.crash("ALFA", "BRVO")
+
+    drafted = draft_recovery(get_store(cluster))
+    assert drafted.body.epoch == 1
+    parts = [parse_recovery(render_recovery(sign(drafted, code))) for code in BANKS[:3]]
+    file = join_recoveries(parts)
+    recover(cluster, file)
+    cluster.start()
+    settle(cluster, stuck, within_ms=30_000)
+    settle(cluster, pay(cluster))
+    assert {read_position(get_store(cluster, code)).start.epoch for code in BANKS} == {1}
+    check_votes(cluster)
+    assert not any(node.halt for node in cluster.nodes.values())
+
+
+def test_recovered_epoch_ends_at_the_ledgers_boundary_and_survives_restarts() -> None:
+    cluster = make_stuck()
+    recover(cluster, sign(draft_recovery(get_store(cluster)), *BANKS[:3]))
+    cluster.start()
+    settle(cluster, pay(cluster), within_ms=30_000)
+    cluster.crash()
+    cluster.start()
+    pay_through(cluster, EPOCH_BLOCKS + 3, *BANKS)
+    position = read_position(get_store(cluster))
+    assert (position.start.epoch, position.start.height) == (2, EPOCH_BLOCKS)
+    check_votes(cluster)
+    assert not any(node.alarms for node in cluster.nodes.values())
+
+
+def test_journal_lost_again_after_the_recovery_does_not_vote_again() -> None:
+    cluster = make_stuck()
+    file = sign(draft_recovery(get_store(cluster)), *BANKS[:3])
+    recover(cluster, file)
+    cluster.start()
+    settle(cluster, pay(cluster), within_ms=30_000)
+    cluster.crash("DLTA")
+    wipe(cluster, "DLTA")
+    recover(cluster, file, "DLTA")
+    settle(cluster, pay(cluster), within_ms=30_000)
+    cluster.start("DLTA")
+    settle(cluster, pay(cluster), within_ms=30_000)
+    check_votes(cluster)
+
+
+def test_document_is_refused_below_quorum_on_another_tip_and_for_strangers() -> None:
+    cluster = make_stuck()
+    store = get_store(cluster)
+    drafted = draft_recovery(store)
+    before = dict(cluster.nodes["ALFA"].engine.values)
+    body = drafted.body
+    stranger = replace(body.members[0], vote_key=public("ZULU-vote"))
+    for file, why in (
+        (sign(drafted, "ALFA", "BRVO"), "2 signatures, the quorum is 3"),
+        (sign(replace(drafted, body=replace(body, height=body.height - 1)), *BANKS), "final tip"),
+        (sign(replace(drafted, body=replace(body, epoch=2)), *BANKS), "expected 1"),
+        (
+            sign(
+                replace(drafted, body=replace(body, members=(stranger, *body.members[1:]))), *BANKS
+            ),
+            "registered neither",
+        ),
+        (sign(replace(drafted, chain_id=b"x" * 32), *BANKS), "not this one"),
+        (replace(sign(drafted, *BANKS), body=replace(body, height=1)), "does not verify"),
+    ):
+        with pytest.raises(ProofInvalid, match=why):
+            apply_recovery(store, file)
+    assert cluster.nodes["ALFA"].engine.values == before
+    with pytest.raises(ProofInvalid, match="different documents"):
+        join_recoveries([drafted, replace(drafted, body=replace(body, epoch=2))])
+
+
+def test_applying_twice_changes_nothing() -> None:
+    cluster = make_stuck()
+    file = sign(draft_recovery(get_store(cluster)), *BANKS)
+    first = apply_recovery(get_store(cluster), file)
+    after = dict(cluster.nodes["ALFA"].engine.values)
+    assert apply_recovery(get_store(cluster), file) == first
+    assert cluster.nodes["ALFA"].engine.values == after
+
+
+def test_journal_that_proves_a_higher_block_final_stops_the_recovery() -> None:
+    cluster = make_stuck()
+    tip = read_position(get_store(cluster)).tip
+    assert tip.finalization is not None
+    check_nothing_above([CertificateRecord(tip.finalization)], tip, epoch=0)
+    above = Proposition(0, tip.view + 1, tip.view, b"n" * 32)
+    record = CertificateRecord(Finalization(above, b"\7", (bytes(64),) * 3))
+    with pytest.raises(ProofInvalid, match="start the node once"):
+        check_nothing_above([record], tip, epoch=0)
+
+
+def test_damaged_journal_is_set_aside_and_a_new_one_begins(tmp_path: Path) -> None:
+    cluster = make_stuck()
+    start = apply_recovery(get_store(cluster), sign(draft_recovery(get_store(cluster)), *BANKS[:3]))
+    opening = make_opening(
+        chain_id=cluster.world.chain_id, participant="ALFA", vote_key=public("ALFA-vote")
+    )
+    assert read_journal(tmp_path, opening, keys=frozenset()) is None
+    assert begin_journal(tmp_path, opening, start) is None
+    path = tmp_path / PATH.name
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert read_journal(tmp_path, opening, keys=frozenset()) is None
+    aside = begin_journal(tmp_path, opening, start)
+    assert aside is not None
+    assert aside.exists()
+    journal, records = open_votes(tmp_path, opening)
+    journal.close()
+    assert len(records) == 1
