@@ -32,6 +32,7 @@ from atpar.cli.errors import (
 from atpar.cli.files import read_input, write_new
 from atpar.cli.keyring import KeyRing, ask_passphrase
 from atpar.cli.output import fields, table
+from atpar.cli.recover import recover_group
 from atpar.ledger.genesis import Genesis, build_genesis, check_genesis, parse_genesis
 from atpar.node.config import (
     ApiSection,
@@ -67,6 +68,9 @@ def node_command() -> None:
     A node lives in one folder, its home. Exit codes of `run`: 0 stopped as asked, 1 internal
     error, 3 configuration, 4 keys, 8 safety stop: a person must look before it is started again.
     """
+
+
+node_command.add_command(recover_group)
 
 
 def _home(function: F) -> F:

@@ -1,0 +1,66 @@
+"""`atpar node recover`: drafted on one node, signed by administrators, applied on all."""
+
+import pytest
+
+from tests.cli.ceremony import ENVIRONMENT, get_sealed
+from tests.cli.helpers import run
+from tests.cli.test_node import init
+
+CODES = ("ALFA", "BRVO", "CHRL", "DLTA")
+
+
+@pytest.fixture
+def homes(tmp_path):
+    for code in CODES:
+        assert init(tmp_path / code, code=code).exit_code == 0
+    return tmp_path
+
+
+def recover(*args):
+    return run("node", "recover", *args, environment=ENVIRONMENT)
+
+
+def sign(path, code, out):
+    keys = get_sealed() / code
+    return recover("sign", path, "--participant", code, "--keys", keys, "--out", out)
+
+
+def test_quorum_of_administrators_reopens_a_chain_whose_journals_are_lost(homes):
+    path = homes / "recovery.json"
+    drafted = recover("draft", path, "--home", homes / "ALFA", "--json")
+    assert drafted.exit_code == 0, drafted.err
+    assert (drafted.json["epoch"], drafted.json["height"]) == (1, 0)
+    assert drafted.json["members"] == list(CODES)
+    for code in CODES[:2]:
+        (homes / code / "data" / "votes.journal").unlink()
+    parts = [homes / f"{code}.json" for code in CODES[:3]]
+    for code, part in zip(CODES, parts, strict=False):
+        assert sign(path, code, part).exit_code == 0
+    assert recover("join", path, *parts[:2]).exit_code == 0
+    few = recover("apply", path, "--home", homes / "ALFA")
+    assert few.exit_code == 6
+    assert "2 signatures, the quorum is 3" in few.err
+    assert not (homes / "ALFA" / "data" / "votes.journal").exists()
+    joined = recover("join", path, *parts, "--json")
+    assert joined.json["signed_by"] == ["ALFA", "BRVO", "CHRL"]
+    for code in CODES:
+        for _ in range(2):
+            applied = recover("apply", path, "--home", homes / code)
+            assert applied.exit_code == 0, applied.err
+            assert "epoch 1 is open" in applied.out
+        assert (homes / code / "data" / "votes.journal").exists()
+
+
+def test_signature_of_a_key_that_is_not_the_administrators_is_refused(homes):
+    path = homes / "recovery.json"
+    assert recover("draft", path, "--home", homes / "ALFA").exit_code == 0
+    for code in CODES[:2]:
+        assert sign(path, code, path).exit_code == 0
+    wrong = recover(
+        "sign", path, "--participant", "CHRL", "--governance-key", "maker", "--keys",
+        get_sealed() / "CHRL",
+    )  # fmt: skip
+    assert wrong.exit_code == 0
+    refused = recover("apply", path, "--home", homes / "CHRL")
+    assert refused.exit_code == 6
+    assert "CHRL does not verify" in refused.err
