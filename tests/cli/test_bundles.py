@@ -267,3 +267,43 @@ def test_keys_rotate_in_the_middle_of_a_proposal(funded, sit):
     assert funded.run("attest", HKD, "--by", "auditor").exit_code == 0
     done = checker.run("approve", proposal, "--json")
     assert done.json["executed"] is True, done.err
+
+
+def test_new_key_agrees_to_its_own_rotation_from_another_machine(funded, sit, tmp_path):
+    newcomer = sit("JDCL/none")
+    made = run(
+        "keys", "new", "fresh", "--scrypt-log2-n", "4", "--home", newcomer.folder,
+        transport=funded.node,
+    )  # fmt: skip
+    assert made.exit_code == 0, made.err
+    proof = tmp_path / "proof.json"
+    proved = newcomer.run("keys", "prove", "fresh", "--participant", "JDCL", "--json")
+    proof.write_text(proved.out)
+    key = proved.json["key"]
+    checker = sit("JDCL/m2")
+    proposal = propose(
+        sit("JDCL/m1", "JDCL/m3"), "account", "rotate", "JDCL/mint", "--policy",
+        f"1:{key}", "--proof", proof,
+    )  # fmt: skip
+    assert checker.run("approve", proposal, "--json").json["executed"] is False
+    waiting = newcomer.run("approve", proposal, "--json")
+    # Two keys are the least for a minter: the bundle fails, and the proposal stays open.
+    assert waiting.error["code"] == "POLICY_WEAK"
+    assert checker.run("withdraw", proposal).exit_code == 4
+
+
+def test_custodian_of_another_institution_reads_and_agrees_with_one_key(funded, sit):
+    held = funded.run(
+        "hold", "--from", "ALFA/main", "--to", "BRVO/main", "--amount", "70", "--asset", HKD,
+        "--expires", "+1d", "--arbiter", "CUST/reserve", "--json",
+    ).json["hold"]  # fmt: skip
+    proposal = propose(sit("BRVO/pay"), "capture", held, "--amount", "69.99", "--final")
+    first, second = sit("CUST/k1"), sit("CUST/k2")
+    shown = first.run("proposals", "show", proposal)
+    assert "69.99 HKD.JDCL" in shown.out
+    assert first.run("approve", proposal, "--json").json["executed"] is False
+    done = second.run("approve", proposal, "--json")
+    assert "69.99 HKD.JDCL" in done.err
+    assert done.json["executed"] is True
+    assert balance(funded, "BRVO/main").posted == 6_999
+    assert balance(funded, "ALFA/main").posted == 100_000 - 6_999

@@ -187,3 +187,6 @@ def test_every_command_helps_with_an_example():
     assert len(leaves) > 80
     bare = [path for path, command in leaves.items() if "Example: " not in (command.help or "")]
     assert bare == []
+    for path, command in leaves.items():
+        options = {option for param in command.params for option in param.opts}
+        assert "--json" in options, path

@@ -105,22 +105,3 @@ def test_completion_completes_commands():
         check=False,
     )
     assert done.stdout.split() == ["plain,transfer"], done.stderr
-
-
-def test_every_command_has_help_with_an_example():
-    groups = {
-        "keys": 6, "genesis": 7, "node": 4, "tx": 8, "account": 4, "asset": 4, "participant": 3,
-    }  # fmt: skip
-    from atpar.cli.main import COMMANDS, cli
-
-    for name in COMMANDS:
-        if name in ("demo", "testnet"):
-            continue
-        command = cli.get_command(None, name)
-        members = getattr(command, "commands", None)
-        assert (len(members) if members is not None else None) == groups.get(name)
-        for member in members or [None]:
-            args = [name] if member is None else [name, member]
-            text = run(*args, "--help").out
-            assert "Example: " in text, args
-            assert "--json" in text, args
