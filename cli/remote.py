@@ -316,6 +316,8 @@ class _Matter:
     """Whose signature counts."""
     spent: frozenset[bytes]
     """Whose does not count any more, or not for this decision."""
+    proposer: str | None
+    """In whose name the proposal was made; None while it is being made."""
 
 
 def _compute_voices(
@@ -350,15 +352,17 @@ def _compute_voices(
 def _examine_matter(view: View, op: Propose | Approve) -> _Matter:
     if isinstance(op, Propose):
         bundle = examine_bundle(view, op.ops)
-        return _Matter(bundle, bundle.voices, frozenset())
+        return _Matter(bundle, bundle.holders, frozenset(), None)
     proposal = view.get(PROPOSALS, op.proposal)
     if proposal is None:
         raise Refused(Code.UNKNOWN_PROPOSAL, f"no open proposal {op.proposal.hex()}")
     bundle = examine_bundle(view, proposal.ops)
     voices = bundle.voices | frozenset(proposal.makers)
     if op.decision is Decision.WITHDRAW:
-        return _Matter(bundle, voices, voices - frozenset(proposal.makers))
-    return _Matter(bundle, voices, frozenset(each.key for each in proposal.verdicts))
+        spent = voices - frozenset(proposal.makers)
+    else:
+        spent = frozenset(each.key for each in proposal.verdicts)
+    return _Matter(bundle, voices, spent, proposal.sender)
 
 
 def _find_sender(
@@ -371,7 +375,9 @@ def _find_sender(
     ):
         return Principal(account, own, _weigh(own, heard), spent)
     keys = {entry.key for entry in own.keys}
-    policy = _any_of(keys | (set() if matter is None else matter.bundle.new_keys))
+    if matter is not None and matter.proposer == account:
+        keys |= matter.bundle.new_keys
+    policy = _any_of(keys)
     return Principal(account, policy, _weigh(policy, heard), spent)
 
 

@@ -308,7 +308,9 @@ class Bundle(NamedTuple):
     new_keys: frozenset[bytes]
     """The keys that it would put into a policy."""
     voices: frozenset[bytes]
-    """Every key that may propose it and decide on it."""
+    """Every key that may decide on it."""
+    holders: frozenset[bytes]
+    """Every key that may propose it: one of a target's policy, and no key that is still new."""
 
 
 def examine_bundle(view: View, ops: Sequence[Operation]) -> Bundle:
@@ -334,10 +336,11 @@ def _examine(view: View, ops: Sequence[Operation]) -> Bundle:
             targets.update(_list_outgoing(view, op))
         elif isinstance(op, UpdateAccount):
             new_keys.update(_list_new_keys(view, op))
-    voices = set(new_keys)
+    holders: set[bytes] = set()
     for account_id in sorted(targets):
-        voices.update(entry.key for entry in get_policy(view, account_id).keys)
-    return Bundle(frozenset(targets), frozenset(new_keys), frozenset(voices))
+        holders.update(entry.key for entry in get_policy(view, account_id).keys)
+    voices = frozenset(holders | new_keys)
+    return Bundle(frozenset(targets), frozenset(new_keys), voices, frozenset(holders))
 
 
 def find_unmet(view: View, ops: Sequence[Operation], signers: AbstractSet[bytes]) -> list[str]:
@@ -363,24 +366,32 @@ def _find_bundle(view: View, op: Propose | Approve) -> tuple[Sequence[Operation]
     return proposal.ops, proposal.makers
 
 
+def _get_proposer(view: View, op: Approve) -> str | None:
+    proposal = view.get(PROPOSALS, op.proposal)
+    return None if proposal is None else proposal.sender
+
+
 def _demand_voice(tally: _Tally, index: int, op: Propose | Approve) -> None:
     """Who speaks on a bundle is one of those it concerns, or made it."""
     try:
         ops, makers = _find_bundle(tally.view, op)
-        voices = examine_bundle(tally.view, ops).voices | set(makers)
+        bundle = examine_bundle(tally.view, ops)
     except Refused as refusal:
         tally.unresolved[index] = refusal
         return
-    heard = voices & tally.signers
-    tally.involved |= heard
-    if not heard:
+    tally.involved |= (bundle.voices | set(makers)) & tally.signers
+    # Whoever makes a key may name it in a bundle: it decides once somebody else proposed that.
+    entitled = bundle.holders if isinstance(op, Propose) else bundle.voices | set(makers)
+    if not entitled & tally.signers:
         tally.unmet.append("the proposal")
 
 
 def _demand_one_key(tally: _Tally, sender: str, ops: Sequence[Operation]) -> None:
     """Any one key speaks for the sender of proposals and decisions alone, if it is concerned.
 
-    Otherwise one officer could not act without the others, which is what proposals are for.
+    Otherwise one officer could not act without the others, which is what proposals are for. A key
+    that a proposal would add speaks for the account in whose name that proposal was made, and for
+    no other: a stranger's bundle gives nobody the use of an account's transaction ids.
     """
     if tally.weigh(sender):
         return
@@ -390,8 +401,10 @@ def _demand_one_key(tally: _Tally, sender: str, ops: Sequence[Operation]) -> Non
         try:
             bundle = examine_bundle(tally.view, _find_bundle(tally.view, op)[0])
         except Refused:
-            bundle = Bundle(frozenset((sender,)), frozenset(), frozenset())
-        speaking = tally.signers & (own_keys | bundle.new_keys)
+            bundle = Bundle(frozenset((sender,)), frozenset(), frozenset(), frozenset())
+        speaking = tally.signers & own_keys
+        if isinstance(op, Approve) and _get_proposer(tally.view, op) == sender:
+            speaking |= tally.signers & bundle.new_keys
         if sender not in bundle.targets or not speaking:
             tally.unmet.append(sender)
 

@@ -19,6 +19,8 @@ MAX_AMOUNT: Final = 10**18 - 1
 MAX_SUM: Final = 2**63 - 1
 
 # Time.
+MAX_TIME_MS: Final = 2**63 - 1
+"""The latest instant that a record can state."""
 MAX_WINDOW_MS: Final = 24 * 3_600_000
 TX_ID_RETENTION_MS: Final = 30 * 24 * 3_600_000
 HOUR_MS: Final = 3_600_000

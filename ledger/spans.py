@@ -12,6 +12,7 @@ capture; it leaves the time as it is.
 from typing import Final
 
 from atpar.ledger.context import Context
+from atpar.ledger.limits import MAX_TIME_MS
 from atpar.ledger.records import SPANS, Blocked, Hold, Span, number_key
 from atpar.ledger.state import View
 
@@ -84,7 +85,7 @@ def compute_expiry(view: View, hold: Hold, now_ms: int) -> int:
             break
         expiry_ms += end_ms - start_ms
         covered_ms = end_ms
-    return expiry_ms
+    return min(expiry_ms, MAX_TIME_MS)
 
 
 def _end(span: Span, now_ms: int) -> int:

@@ -294,6 +294,27 @@ def test_a_new_key_agrees_to_its_own_registration_by_approving(world: World) -> 
     assert account.policy == policy
 
 
+def test_a_key_that_nobody_knows_proposes_nothing_in_another_name(world: World) -> None:
+    """It would use up the victim's ids, and its room for proposals."""
+    op = UpdateAccount(
+        "ALFA/main", AccountChange.UPDATE, policy_of(1, ["stranger"]), None, False, None
+    )
+    asked = Propose((op,), world.now_ms + DAY_MS)
+    assert world.run(asked, sender="ALFA/main", keys=["stranger"]) is Code.UNAUTHORISED
+    keys = ["CHRL-pay", "stranger"]
+    assert world.run(asked, sender="CHRL/main", keys=keys) is Code.UNAUTHORISED
+
+
+def test_a_key_that_another_bank_names_does_not_send_as_the_account(world: World) -> None:
+    rotation = UpdateAccount(
+        "ALFA/main", AccountChange.UPDATE, policy_of(1, ["stranger"]), None, False, None
+    )
+    payment = transfer("CHRL/main", "ALFA/main", 1)
+    proposal = propose(world, payment, rotation, sender="CHRL/main", key="CHRL-pay")
+    assert decide(world, proposal, sender="ALFA/main", key="stranger") is Code.UNAUTHORISED
+    assert decide(world, proposal, sender="CHRL/main", key="stranger") is Code.OK
+
+
 # ---- rejecting, withdrawing, expiring
 
 

@@ -23,6 +23,7 @@ from atpar.ledger.reads import get_hold, list_open_holds
 from atpar.ledger.records import CLAIMS, HoldKind, HoldStatus
 from atpar.ledger.records import Hold as HoldRecord
 from atpar.ledger.spans import compute_expiry
+from atpar.ledger.state import Base
 from atpar.ledger.types import Direction
 from tests.ledger.test_payments import suspend
 from tests.ledger.world import CNH, HKD, World, make_document, make_terms, transfer
@@ -505,6 +506,19 @@ def test_the_sellers_frozen_time_stays_with_the_claim(world: World) -> None:
     for each in (world.hold_id(), hold):
         expiry_ms = compute_expiry(world.view, record(world, each), world.now_ms)
         assert expiry_ms == extended
+
+
+def test_a_claim_without_end_stays_readable_when_it_is_sold_after_a_pause(world: World) -> None:
+    """Time under a pause must not carry the expiry out of the range that a record can have."""
+    hold = place(world, expires_at_ms=2**63 - 1)
+    pause(world, PauseScope.CAPTURE)
+    world.advance(DAY_MS)
+    resume(world, PauseScope.CAPTURE)
+    assert assign(world, hold, 600) is Code.OK
+    stored = get_hold(Base(world.backing), hold)
+    assert stored is not None
+    assert stored.payment is not None
+    assert stored.payment.expires_at_ms == 2**63 - 1
 
 
 def test_governance_signs_but_holds_no_money(world: World) -> None:
