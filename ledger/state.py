@@ -10,7 +10,7 @@ speculative block drops its tree nodes with it.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -103,7 +103,8 @@ class Base:
         if record is _MISSING:
             data = self._backing.get(section.id, key)
             record = None if data is None else section.codec.decode_stored(data)
-        if section.cached:
+        # That an id is unused is asked three times before it is used: worth keeping anywhere.
+        if section.cached or record is None:
             self._remember(section.id, key, record)
         found: T | None = record
         return found
@@ -130,12 +131,23 @@ class Base:
             if overlay.sections[section_id].cached:
                 for key, record in table.items():
                     self._remember(section_id, key, record)
+            else:
+                self._forget_absences(section_id, table)
         for key, node in overlay.nodes.items():
             if node is None:
                 self._young_nodes.pop(key, None)
                 self._old_nodes.pop(key, None)
             else:
                 self._remember_node(key, node)
+
+    def _forget_absences(self, section_id: int, keys: Iterable[bytes]) -> None:
+        """Forget that there was nothing under some keys: now there may be."""
+        young, old = self._young.get(section_id, {}), self._old.get(section_id, {})
+        before = len(young)
+        for key in keys:
+            young.pop(key, None)
+            old.pop(key, None)
+        self._young_count -= before - len(young)
 
     def _remember(self, section_id: int, key: bytes, record: Any) -> None:
         table = self._young.setdefault(section_id, {})

@@ -118,8 +118,8 @@ def test_records_read_once_are_not_kept() -> None:
     overlay = Overlay(base)
     overlay.put(TX_IDS, b"x", used)
     backing.apply(overlay.encode_writes())
-    assert base.get(TX_IDS, b"x") == used
     base.absorb(overlay)
+    assert base.get(TX_IDS, b"x") == used
     backing.spaces[TX_IDS.id].clear()
     assert base.get(TX_IDS, b"x") is None
 
@@ -139,3 +139,42 @@ def test_tree_nodes_go_through_the_same_layers() -> None:
     backing.apply(lower.encode_writes())
     base.absorb(lower)
     assert base.get_node(b"n") is None
+
+
+class CountingBacking(MemoryBacking):
+    """Counts what is read from the disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def get(self, space: int, key: bytes) -> bytes | None:
+        self.reads += 1
+        return super().get(space, key)
+
+
+def test_an_unused_id_is_looked_up_once_and_seen_once_it_is_used() -> None:
+    backing = CountingBacking()
+    base = Base(backing)
+    used = TxRecord(bytes(32), bytes(32), 1, 0, 5)
+    assert not TX_IDS.cached
+    for _ in range(3):
+        assert base.get(TX_IDS, b"id") is None
+    assert backing.reads == 1
+    block = Overlay(base)
+    block.put(TX_IDS, b"id", used)
+    backing.apply(block.encode_writes())
+    base.absorb(block)
+    assert base.get(TX_IDS, b"id") == used
+
+
+def test_an_absence_of_an_older_generation_is_forgotten_too() -> None:
+    backing = CountingBacking()
+    base = Base(backing, cache_records=2)
+    assert base.get(TX_IDS, b"id") is None
+    assert base.get(TX_IDS, b"other") is None
+    block = Overlay(base)
+    block.put(TX_IDS, b"id", TxRecord(bytes(32), bytes(32), 1, 0, 5))
+    backing.apply(block.encode_writes())
+    base.absorb(block)
+    assert base.get(TX_IDS, b"id") is not None
