@@ -250,11 +250,12 @@ def check_authorised(view: View, tx: Transaction) -> Unresolved:
     there are any, a signature may be for one of those.
 
     Raises:
-        Refused: UNKNOWN_ACCOUNT, UNINVOLVED_SIGNATURE or UNAUTHORISED.
+        Refused: TOO_MANY_OPERATIONS, UNKNOWN_ACCOUNT, UNINVOLVED_SIGNATURE or UNAUTHORISED.
     """
     if _is_plainly_authorised(view, tx):
         return _NONE_UNRESOLVED
     ops, sender = tx.body.ops, tx.body.sender
+    _check_bundled(view, ops)
     tally = _Tally(view, {signature.key for signature in tx.signatures})
     if all(type(op) is Propose or type(op) is Approve for op in ops):
         _demand_one_key(tally, sender, ops)
@@ -354,6 +355,25 @@ def find_unmet(view: View, ops: Sequence[Operation], signers: AbstractSet[bytes]
 def compute_bundle_hash(ops: Sequence[Operation], expires_at_ms: int) -> bytes:
     """Return the hash by which a reviewer names exactly what was reviewed."""
     return compute_hash(HashTag.BUNDLE, encode((tuple(ops), expires_at_ms)))
+
+
+def _check_bundled(view: View, ops: Sequence[Operation]) -> None:
+    """Bound what proposals and decisions make everyone look at, before anything is looked at.
+
+    An approval is short and names a bundle that may be long; signatures are checked later.
+    """
+    bundled = 0
+    for op in ops:
+        if isinstance(op, Propose):
+            bundled += len(op.ops)
+        elif isinstance(op, Approve):
+            proposal = view.get(PROPOSALS, op.proposal)
+            bundled += 0 if proposal is None else len(proposal.ops)
+    if bundled > MAX_OPS_PER_TRANSACTION:
+        raise Refused(
+            Code.TOO_MANY_OPERATIONS,
+            f"{bundled} operations in bundles, at most {MAX_OPS_PER_TRANSACTION}",
+        )
 
 
 def _find_bundle(view: View, op: Propose | Approve) -> tuple[Sequence[Operation], Sequence[bytes]]:

@@ -173,7 +173,7 @@ def activate_recoveries(overlay: Overlay, *, now_ms: int) -> None:
 
 def end_closing_accounts(ctx: Context) -> None:
     """Close the closing accounts of which the last thing ended in this transaction."""
-    for account_id in ctx.departed:
+    for account_id in dict.fromkeys(ctx.departed):
         key = account_id.encode()
         account = ctx.overlay.get(ACCOUNTS, key)
         if account is None or account.status is not AccountStatus.CLOSING:

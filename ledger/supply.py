@@ -6,6 +6,8 @@ backing` is R of the gate, kept up to date by every operation that changes it:
     R = attested + listed redemptions still pending - unlisted redemptions burned after as_of
 """
 
+from itertools import takewhile
+
 from msgspec.structs import replace
 
 from atpar.ledger.codec import encode
@@ -163,9 +165,9 @@ def _countersign(ctx: Context, op: AttestReserve) -> None:
     after = replace(reserve, audited_sequence=op.sequence, audited_as_of_ms=op.as_of_ms)
     ctx.overlay.put(RESERVES, op.asset.encode(), after)
     last = _attestation_key(op.asset, op.sequence)
-    for key, _ in list(ctx.overlay.scan(ATTESTATIONS, op.asset.encode() + b"|")):
-        if key <= last:
-            ctx.overlay.delete(ATTESTATIONS, key)
+    passed = ctx.overlay.scan(ATTESTATIONS, op.asset.encode() + b"|")
+    for key in [key for key, _ in takewhile(lambda entry: entry[0] <= last, passed)]:
+        ctx.overlay.delete(ATTESTATIONS, key)
 
 
 def _hash_values(op: AttestReserve) -> bytes:

@@ -18,6 +18,7 @@ from atpar.ledger.limits import (
     HOUR_MS,
     MAX_BUNDLE_BYTES,
     MAX_OPEN_PROPOSALS_PER_ACCOUNT,
+    MAX_OPS_PER_TRANSACTION,
     MAX_PENDING_PARAMS,
     PARAM_RANGES,
 )
@@ -313,6 +314,27 @@ def test_a_key_that_another_bank_names_does_not_send_as_the_account(world: World
     proposal = propose(world, payment, rotation, sender="CHRL/main", key="CHRL-pay")
     assert decide(world, proposal, sender="ALFA/main", key="stranger") is Code.UNAUTHORISED
     assert decide(world, proposal, sender="CHRL/main", key="stranger") is Code.OK
+
+
+def test_the_bundles_that_one_transaction_is_about_are_bounded(world: World) -> None:
+    """An approval is short, and its bundle long: a thousand of them cost seconds to judge."""
+    half, one = MAX_OPS_PER_TRANSACTION // 2, transfer("ALFA/main", "BRVO/main", 1)
+    expires_at_ms = world.now_ms + DAY_MS
+    first, second = Propose((one,) * half, expires_at_ms), Propose((one,) * half, expires_at_ms)
+    key = ["ALFA-pay"]
+    assert world.run(first, second, sender="ALFA/main", keys=key) is Code.OK
+    longer = Propose((one,) * (half + 1), expires_at_ms)
+    code = world.run(first, longer, sender="ALFA/main", keys=key)
+    assert code is Code.TOO_MANY_OPERATIONS
+    asked = Propose((world.mint("ALFA/main", 1),) * half, expires_at_ms)
+    assert world.run(asked, sender=MINT, keys=["JDCL-m1"]) is Code.OK
+    proposal = compute_entry_id(HashTag.PROPOSAL, MINT, world.last.body.tx_id, 0)
+    bundle_hash = compute_bundle_hash(asked.ops, expires_at_ms)
+    rejections = [Approve(proposal, bundle_hash, Decision.REJECT)] * 3
+    code = world.run(*rejections, sender=MINT, keys=["JDCL-m2"])
+    assert code is Code.TOO_MANY_OPERATIONS
+    code = world.run(*rejections[:2], sender=MINT, keys=["JDCL-m2"])
+    assert code is Code.UNKNOWN_PROPOSAL
 
 
 # ---- rejecting, withdrawing, expiring
