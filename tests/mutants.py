@@ -82,7 +82,7 @@ MUTANTS = (
         "consensus/state.py",
         "            if state is None or state.nullification is None:\n                return False\n",
         "",
-        (REPLICA,),
+        (test("tests/consensus/test_ancestry.py"), sim("byzantine", "0-59")),
     ),
     Mutant(
         "quorum of f + 1",
@@ -101,13 +101,15 @@ MUTANTS = (
     Mutant(
         "send before persist",
         "node/driver.py",
-        "        if records and self._journal is not None:\n            await self._append(records)\n"
+        "        if records and self._journal is not None:\n            await self._append(records)\n",
         "        for action in decided:\n"
-        "            if not isinstance(action, actions.Persist):\n"
-        "                self._perform(action)\n",
-        "        for action in decided:\n"
-        "            if not isinstance(action, actions.Persist):\n"
+        "            if isinstance(action, actions.Send | actions.Broadcast):\n"
         "                self._perform(action)\n"
+        "        decided = [\n"
+        "            action\n"
+        "            for action in decided\n"
+        "            if not isinstance(action, actions.Send | actions.Broadcast)\n"
+        "        ]\n"
         "        if records and self._journal is not None:\n            await self._append(records)\n",
         (test("tests/node/test_driver.py"),),
     ),
@@ -132,7 +134,7 @@ MUTANTS = (
         "    return [verify(key, message, signature) for key, message, signature in triples]",
         "    found = [verify(key, message, signature) for key, message, signature in triples]\n"
         "    return [True] * len(found) if found.count(False) <= 1 else found",
-        (test("tests/ledger/test_keys.py"),),
+        (test("tests/ledger/test_batch.py"),),
     ),
     Mutant(
         "verified-cache keyed by client id",
@@ -141,7 +143,7 @@ MUTANTS = (
         "        find = self.mempool.find\n"
         "        fresh = [tx for tx in body.transactions if tx.hash not in self._verified]\n"
         "        unverified = [tx for tx in fresh if find(tx.body.sender, tx.body.tx_id) is None]\n",
-        (sim("byzantine", "0-11"), test("tests/node/test_validator.py")),
+        (test("tests/sim/test_findings.py"),),
     ),
     Mutant(
         "header.parent unchecked",

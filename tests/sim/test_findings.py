@@ -1,9 +1,13 @@
 """What the simulator found in the code it runs, kept as small scenarios."""
 
 import random
+from collections.abc import Iterable
 
 from atpar.consensus.effects import AlarmKind
+from atpar.consensus.messages import Message, Proposal
 from atpar.ledger.transactions import Transaction
+from tests.sim.byzantine.blocks import rebuild
+from tests.sim.byzantine.invalid_transaction import InvalidTransaction
 from tests.sim.cluster import Cluster, MachineStore
 from tests.sim.crypto import Keyring
 from tests.sim.network import Link, Network
@@ -56,3 +60,28 @@ def test_store_lost_beside_a_compacted_journal_leaves_the_right_to_vote() -> Non
     # The other three are a quorum only if this one votes.
     bench.pay(2)
     assert not [a for a in machine.alarms if a.kind is AlarmKind.JOURNAL_LOST]
+
+
+class Spoiler(InvalidTransaction):
+    """Proposes what is pending everywhere, under signatures of nobody."""
+
+    def rewrite(self, peer: str | None, message: Message) -> Iterable[tuple[str | None, Message]]:
+        bad = None
+        if isinstance(message, Proposal):
+            pending = self.machine.running.mempool.list_pending(limit=5)
+            bad = rebuild(self, message, later_ms=0, candidates=[self.spoil(tx) for tx in pending])
+        yield peer, bad or message
+
+
+def test_envelope_of_a_known_id_with_other_signatures_is_never_final() -> None:
+    bench = Bench()
+    cluster = bench.cluster
+    liar, honest = cluster.machines["ALFA"], cluster.machines["BRVO"]
+    liar.actor = Spoiler(cluster, liar, random.Random(3))
+    for _ in range(12):
+        cluster.submit(honest, bench.treasury.pay(cluster.wall_ms))
+        cluster.run(250)
+    carried = [tx for block in honest.finals for tx in block.transactions]
+    assert len(carried) > 5
+    for tx in carried:
+        assert all(cluster.ring.verify_batch(tx.compute_triples()))

@@ -14,6 +14,7 @@ from tests.sim.byzantine.nullify_only import NullifyOnly
 from tests.sim.byzantine.outdated_replayer import OutdatedReplayer
 from tests.sim.byzantine.oversized import Oversized
 from tests.sim.byzantine.silent import Silent
+from tests.sim.byzantine.skipping_leader import SkippingLeader
 from tests.sim.byzantine.withheld_body import WithheldBody
 from tests.sim.byzantine.wrong_chain import WrongChain
 from tests.sim.byzantine.wrong_epoch import WrongEpoch
@@ -33,4 +34,5 @@ ACTORS: Final[dict[str, type[Actor]]] = {
     "invalid_transaction": InvalidTransaction,
     "withheld_body": WithheldBody,
     "oversized": Oversized,
+    "skipping_leader": SkippingLeader,
 }
