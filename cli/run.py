@@ -116,6 +116,10 @@ def _load(home: Path, overrides: dict[str, Any]) -> LoadedConfig:
     help="The sealed genesis document.",
 )  # fmt: skip
 @click.option("--vote-key", default="vote", show_default=True, help="Name in the folder of keys.")
+@click.option(
+    "--joins", is_flag=True,
+    help="The chain's genesis does not name it: it votes from a later epoch on.",
+)  # fmt: skip
 @click.option("--network-listen", help="host:port for validators (default: as registered).")
 @click.option("--api-listen", help="host:port of the API (default: 127.0.0.1:7101).")
 @output_options
@@ -128,6 +132,7 @@ def init(
     participant: str,
     genesis_path: Path,
     vote_key: str,
+    joins: bool,
     network_listen: str | None,
     api_listen: str | None,
 ) -> None:
@@ -146,9 +151,12 @@ def init(
         return
     document_bytes = read_input(genesis_path)
     genesis = _build_genesis(document_bytes)
-    seat = _find_seat(genesis, participant)
     source = KeyRing(state)
-    config = _make_config(state, participant, seat, network_listen, api_listen)
+    if joins:
+        seat = _make_seat(source, participant, source.find(vote_key).public_key)
+    else:
+        seat = _find_seat(genesis, participant)
+    config = _make_config(state, participant, seat, network_listen, api_listen, joins=joins)
     key_bytes, public_key = b"", None
     if seat["vote_key"] is not None:
         key = source.find(vote_key)
@@ -257,12 +265,23 @@ def _find_seat(genesis: Genesis, participant: str) -> dict[str, Any]:
     )
 
 
+def _make_seat(source: KeyRing, participant: str, vote_key: bytes) -> dict[str, Any]:
+    """Return the seat that a participant is to have, from its own folder of keys."""
+    from atpar.node.identity import ROOT_CERTIFICATE, create_identity
+
+    path = source.folder / ROOT_CERTIFICATE
+    root = path.read_text("ascii") if path.exists() else create_identity(source.folder, participant)
+    return {"vote_key": vote_key, "address": None, "root_certificate": root}
+
+
 def _make_config(
     state: State,
     participant: str,
     seat: dict[str, Any],
     network_listen: str | None,
     api_listen: str | None,
+    *,
+    joins: bool = False,
 ) -> NodeConfig:
     address = seat["address"]
     if network_listen is None and address is not None:
@@ -272,7 +291,7 @@ def _make_config(
         network_listen = address if address.startswith(LOOPBACK) else f"0.0.0.0:{port}"
     passphrase_file = state.get_passphrase_path()
     config = NodeConfig(
-        node=NodeSection(participant=participant),
+        node=NodeSection(participant=participant, joins=joins),
         keys=KeysSection(
             passphrase_file=None if passphrase_file is None else passphrase_file.resolve()
         ),
@@ -446,6 +465,9 @@ def _check_all(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
     genesis = _build_genesis(read_input(config.node.genesis))
     name = genesis.document.name
     yield "genesis", f"chain {name}, {len(genesis.document.validators)} validators, sealed"
+    if config.node.joins:
+        yield from _check_joining(config, genesis)
+        return
     seat = _find_seat(genesis, config.node.participant)
     kind = "observer" if seat["vote_key"] is None else "validator"
     yield "participant", f"{config.node.participant} is {kind} of this chain"
@@ -465,6 +487,15 @@ def _check_all(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
     leaf = check_own_leaf(roots, config.node.participant, config.keys.tls_certificate)
     yield "TLS", f"leaf of the registered root, valid until {leaf.not_valid_after_utc:%Y-%m-%d}"
     yield from _check_data(config.node.data, genesis, config.node.participant, seat["vote_key"])
+
+
+def _check_joining(config: NodeConfig, genesis: Genesis) -> Iterator[tuple[str, str]]:
+    """Yield what can be checked of a node whose seat only a later epoch names."""
+    yield "participant", f"{config.node.participant} joins in a later epoch"
+    if ":" not in config.keys.vote:
+        key = read_key(Path(config.keys.vote)).public_key
+        yield "vote key", key.hex()
+        yield from _check_data(config.node.data, genesis, config.node.participant, key)
 
 
 def _check_data(

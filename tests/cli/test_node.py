@@ -9,7 +9,7 @@ import pytest
 
 from atpar.node.config import load_config
 from tests.cli.ceremony import ENVIRONMENT, get_sealed
-from tests.cli.helpers import answering, run
+from tests.cli.helpers import FAST, answering, run
 
 
 def init(home, *extra, code="ALFA", keys=None):
@@ -45,6 +45,22 @@ def test_init_makes_a_home_that_checks(home):
     assert {"key": "node.participant", "value": "ALFA", "origin": "node.toml"} in data["settings"]
     names = [entry["check"] for entry in data["checks"]]
     assert names == ["genesis", "participant", "timeouts", "vote key", "TLS", "store", "journal"]
+
+
+def test_node_that_joins_later_is_set_up_without_a_seat_in_genesis(tmp_path):
+    keys = tmp_path / "keys"
+    made = run("keys", "new", "vote", *FAST, "--keys", keys, environment=ENVIRONMENT)
+    assert made.exit_code == 0, made.err
+    refused = init(tmp_path / "echo", code="ECHO", keys=keys)
+    assert refused.exit_code == 3
+    assert "neither validator nor observer" in refused.err
+    joined = init(tmp_path / "echo", "--joins", code="ECHO", keys=keys)
+    assert joined.exit_code == 0, joined.err
+    config = load_config(tmp_path / "echo" / "node.toml", environment={}).config
+    assert config.node.joins
+    assert config.votes_journal.is_file()
+    checked = run("node", "check", "--home", tmp_path / "echo", "--json")
+    assert checked.exit_code == 0, checked.err
 
 
 def test_check_shows_origins_and_precedence(home):
