@@ -5,11 +5,14 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
 
 from atpar.cli.main import cli
+from atpar.ledger.jsonform import operation_name
+from atpar.ledger.operations import Operation
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -90,3 +93,11 @@ def test_links_between_documents_lead_somewhere() -> None:
     for path in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_readme_names_every_operation_and_every_document() -> None:
+    readme = (ROOT / "README.md").read_text()
+    operations = {operation_name(kind) for kind in get_args(Operation)}
+    assert not {name for name in operations if f"`{name}`" not in readme}
+    documents = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert not {name for name in documents if name not in readme}
