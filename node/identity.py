@@ -146,7 +146,7 @@ def parse_root(pem: bytes) -> x509.Certificate:
     """
     try:
         loaded = x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise IdentityInvalid(f"not a PEM certificate: {error}") from error
     if len(loaded) != 1:
         raise IdentityInvalid(f"{len(loaded)} certificates, expected one")
@@ -154,7 +154,12 @@ def parse_root(pem: bytes) -> x509.Certificate:
     try:
         key = certificate.public_key()
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+    except (
+        ValueError,
+        UnsupportedAlgorithm,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+    ) as error:
         raise IdentityInvalid(f"not a certificate authority: {error}") from error
     if not isinstance(key, Ed25519PublicKey):
         raise IdentityInvalid("the key is not Ed25519")

@@ -16,7 +16,7 @@ calls `work` once per turn while `has_work`. Messages are handled between two pi
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from atpar.consensus import effects, events
@@ -486,6 +486,12 @@ class Validator:
             return
         if body.transactions is None:
             self._answer(task, is_valid=False)
+            return
+        waiting = self._awaiting.get(digest)
+        if waiting is not None:
+            # Asked about before: consensus forgot the block meanwhile and met it again. The one
+            # answer that is under way belongs to the list that was asked about then.
+            self._awaiting[digest] = replace(waiting, task=task)
             return
         unverified = [tx for tx in body.transactions if tx.hash not in self._verified]
         if unverified:

@@ -1,5 +1,6 @@
 """Identity: only the registered root that directly issued a leaf says who a peer is."""
 
+import base64
 import ssl
 import stat
 from datetime import UTC, datetime, timedelta
@@ -114,6 +115,20 @@ def test_what_is_no_root_is_refused(pem: bytes, message: str) -> None:
         parse_root(pem)
     with pytest.raises(IdentityInvalid, match="root certificate of ALFA"):
         Roots([("ALFA", pem)])
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [("a003020102", "a003020105"), ("06032b6570032100", "06032b6572032100")],
+    ids=["version 6", "unknown key type"],
+)
+def test_root_that_the_library_cannot_read_is_refused_like_any_other(good: str, bad: str) -> None:
+    """Governance may register anything: no node may stop over it when the epoch opens."""
+    der = x509.load_pem_x509_certificate(ALFA.certificate).public_bytes(serialization.Encoding.DER)
+    body = base64.encodebytes(der.replace(bytes.fromhex(good), bytes.fromhex(bad), 1))
+    pem = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+    with pytest.raises(IdentityInvalid):
+        parse_root(pem)
 
 
 def test_root_with_another_kind_of_key_is_refused() -> None:

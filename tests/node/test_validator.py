@@ -495,6 +495,29 @@ def test_notarized_block_that_a_finalization_overtook_is_no_divergence() -> None
     settle(cluster, pay(cluster))
 
 
+def test_block_met_again_while_its_signatures_are_checked_is_judged_once() -> None:
+    """Consensus forgets a nullified view's block, and fetches it when others certified it."""
+    cluster = rested_cluster()
+    txs = [pay(cluster, 5), pay(cluster, 6)]
+    leader, message = forge_proposal(cluster, txs)
+    validator = next(node for node in cluster.nodes.values() if node.code != leader).running
+    proposal = decode_message(message)
+    assert isinstance(proposal, Proposal)
+    header = BLOCK.decode(proposal.block).header
+    info = describe(header, compute_digest(header))
+    asked: list[actions.VerifySignatures] = []
+    for cause in (Cause.PROPOSED, Cause.NOTARIZED):
+        validator._work.append(VerifyBlock(proposal.vote.proposition, info, proposal.block, cause))
+        decided = validator.work(now_ms=cluster.now_ms, wall_ms=cluster.wall_ms)
+        asked += [each for each in decided if isinstance(each, actions.VerifySignatures)]
+        validator._verified.add(txs[0].hash)  # it came by gossip meanwhile
+    assert len(asked) == 1
+    for each in asked:
+        given = actions.SignaturesVerified(each.digest, [True] * len(each.triples))
+        validator.handle(given, now_ms=cluster.now_ms, wall_ms=cluster.wall_ms)
+    assert info.digest in validator.executor
+
+
 def test_node_whose_state_differs_halts_and_the_others_go_on() -> None:
     cluster = make_cluster()
     cluster.crash("DLTA")
