@@ -188,9 +188,14 @@ def demo_command(state: State, *, folder: Path | None) -> None:
         if folder.exists() and any(folder.iterdir()):
             raise WrongUsage(f"{folder} is not empty", advice="choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        _tell_story(Stage(folder.resolve(), state.output))
+        with ended_like_interrupted():
+            _tell_story(Stage(folder.resolve(), state.output))
         return
-    with tempfile.TemporaryDirectory(prefix="atpar-demo-") as temporary:
+    # The folder holds keys: it goes away however the story ends.
+    with (
+        ended_like_interrupted(),
+        tempfile.TemporaryDirectory(prefix="atpar-demo-") as temporary,
+    ):
         _tell_story(Stage(Path(temporary), state.output))
 
 
@@ -209,9 +214,8 @@ def _tell_story(stage: Stage) -> None:
 def _running(stage: Stage) -> Iterator[None]:
     """Run the network for as long as the context lasts, however it ends."""
     try:
-        with ended_like_interrupted():
-            _start(stage)
-            yield
+        _start(stage)
+        yield
     finally:
         if (stage.folder / "testnet.json").exists():
             stop_network(stage.folder, load_record(stage.folder))

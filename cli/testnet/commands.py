@@ -403,8 +403,12 @@ def run_command(state: State, /, *, folder: Path | None, **options: Any) -> int:
     Example: atpar testnet run --rate 200 --duration 30 --kill 3@10 --restart 3@20
     """
     if folder is not None:
-        return _run_in(state, folder, **options)
-    with tempfile.TemporaryDirectory(prefix="atpar-run-") as temporary:
+        with ended_like_interrupted():
+            return _run_in(state, folder, **options)
+    with (
+        ended_like_interrupted(),
+        tempfile.TemporaryDirectory(prefix="atpar-run-") as temporary,
+    ):
         return _run_in(state, Path(temporary), **options)
 
 
@@ -432,7 +436,7 @@ def _run_in(state: State, folder: Path, **options: Any) -> int:
         attest=True,
         workers=options["workers"],
     )
-    with ended_like_interrupted(), network as record:
+    with network as record:
         report = measure(folder, record, order, say=state.output.note)
     state.output.show(report.as_json(), report.list_lines())
     for broken in report.list_broken():

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGHUP, SIGTERM
 from types import FrameType
 
 from atpar.cli.errors import ConfigurationProblem
 from atpar.cli.testnet.attester import attest_all
 from atpar.cli.testnet.layout import create_testnet, list_local_seats
 from atpar.cli.testnet.network import (
+    INTERRUPTIONS,
     look,
     start_nodes,
     stop_network,
@@ -86,8 +86,12 @@ def bring_up(folder: Path, record: TestnetRecord, say: Say, *, attest: bool) -> 
 
 @contextmanager
 def ended_like_interrupted() -> Iterator[None]:
-    """Treat a request to end, or a closed terminal, like Ctrl-C: what was started is stopped."""
-    previous = {number: signal.signal(number, _interrupt) for number in (SIGTERM, SIGHUP)}
+    """Treat a request to end, or a closed terminal, like Ctrl-C: what was started is stopped.
+
+    Only the first signal counts until the context ends, so that a second one cannot break off the
+    cleaning up: whatever has to be cleaned up belongs inside.
+    """
+    previous = {number: signal.signal(number, _interrupt) for number in INTERRUPTIONS}
     try:
         yield
     finally:
@@ -96,7 +100,13 @@ def ended_like_interrupted() -> Iterator[None]:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    for number in INTERRUPTIONS:
+        signal.signal(number, _go_on)
     raise KeyboardInterrupt
+
+
+def _go_on(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing; unlike SIG_IGN, a process started while cleaning up does not inherit it."""
 
 
 @contextmanager
