@@ -181,7 +181,7 @@ def test_freeze_refuses_payments_until_it_is_lifted(funded):
     assert other.error["code"] == "UNKNOWN_FREEZE"
     lifted = funded.run("unfreeze", freeze, "--reason", "done")
     assert lifted.exit_code == 0, lifted.err
-    assert "the order:\n   account      ALFA/main" in lifted.err
+    assert lifted.err.split("the order:")[1].split()[:2] == ["account", "ALFA/main"]
     assert pay(funded).exit_code == 0
     unknown = funded.run("unfreeze", freeze, "--json")
     assert unknown.error["code"] == "UNKNOWN_FREEZE"
