@@ -26,20 +26,22 @@ def _answer_block(store: Store, request: BlockRequest) -> BlockResponse:
 
 
 def _answer_sync(store: Store, request: SyncRequest) -> SyncResponse:
-    """Return consecutive blocks of one epoch, up to the highest that has a finalization."""
+    """Return consecutive blocks of the asker's epoch, up to the highest with a finalization.
+
+    Of a later epoch nothing: an asker that has not opened it (it lacks a recovery document) could
+    not check them.
+    """
     first = request.first_height
     blocks: list[bytes] = []
     size = 0
     proven: tuple[int, Finalization] | None = None
-    epoch: int | None = None
     for height in range(first, min(first + MAX_SYNC_BLOCKS, store.position.height + 1)):
         header = store.get_header(height)
         block = store.get_block_bytes(height)
         if header is None or block is None:
             break
-        epoch = header.epoch if epoch is None else epoch
         size += len(block)
-        if header.epoch != epoch or (blocks and size > MAX_SYNC_BYTES):
+        if header.epoch != request.epoch or (blocks and size > MAX_SYNC_BYTES):
             break
         blocks.append(block)
         finalization = store.get_finalization(height)

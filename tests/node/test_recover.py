@@ -130,6 +130,26 @@ def test_recovered_epoch_ends_at_the_ledgers_boundary_and_survives_restarts() ->
     assert not any(node.alarms for node in cluster.nodes.values())
 
 
+def test_node_without_the_document_waits_in_peace_until_it_has_it() -> None:
+    cluster = make_stuck()
+    file = sign(draft_recovery(get_store(cluster)), *BANKS[:3])
+    recover(cluster, file, "BRVO", "CHRL", "DLTA")
+    cluster.start("ALFA", "BRVO", "CHRL", "DLTA")
+    alfa = cluster.nodes["ALFA"]
+    height = alfa.height
+    paid = [pay(cluster) for _ in range(3)]
+    cluster.submit(*paid)
+    assert cluster.run(30_000, until=lambda: bool(cluster.find_final("BRVO", paid[-1])))
+    cluster.run(5_000)
+    assert alfa.height == height
+    assert not any(node.faults for node in cluster.nodes.values())
+    cluster.crash("ALFA")
+    recover(cluster, file, "ALFA")
+    cluster.start("ALFA")
+    settle(cluster, *paid, pay(cluster), within_ms=30_000)
+    check_votes(cluster)
+
+
 def test_journal_lost_again_after_the_recovery_does_not_vote_again() -> None:
     cluster = make_stuck()
     file = sign(draft_recovery(get_store(cluster)), *BANKS[:3])
