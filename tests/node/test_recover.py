@@ -230,3 +230,29 @@ def test_damaged_journal_is_set_aside_and_a_new_one_begins(tmp_path: Path) -> No
     journal, records = open_votes(tmp_path, opening)
     journal.close()
     assert len(records) == 1
+
+
+def test_lower_node_fetches_the_missing_blocks_before_it_applies_the_document() -> None:
+    cluster = make_epochs()
+    cluster.crash("ALFA")
+    for _ in range(3):
+        settle(cluster, pay(cluster))
+    cluster.run(1_000)
+    cluster.crash("BRVO", "CHRL", "DLTA")
+    wipe(cluster, *WIPED)
+    file = sign(draft_recovery(get_store(cluster, "BRVO")), *BANKS[1:])
+    with pytest.raises(ProofInvalid, match="final tip here"):
+        apply_recovery(get_store(cluster), file)
+    highest = get_store(cluster, "BRVO").position.height
+    assert get_store(cluster, "CHRL").position.height == highest
+    recover(cluster, file, "BRVO", "CHRL", "DLTA")
+    cluster.start("ALFA", "BRVO", "CHRL", "DLTA")
+    cluster.submit(pay(cluster))
+    assert cluster.run(30_000, until=lambda: cluster.nodes["ALFA"].height == highest)
+    cluster.run(3_000)
+    cluster.crash("ALFA")
+    recover(cluster, file, "ALFA")
+    cluster.start("ALFA")
+    settle(cluster, pay(cluster), within_ms=30_000)
+    check_votes(cluster)
+    assert not any(node.faults for node in cluster.nodes.values())
