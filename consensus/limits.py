@@ -34,10 +34,12 @@ MAX_RECORD_BYTES: Final = MAX_BLOCK_BYTES + 1_024
 # What a replica holds in memory.
 MAX_HELD_BODY_BYTES: Final = 64 * 1024 * 1024
 """With more bytes of bodies held, proposals for other views than the current one are not kept."""
-MAX_PENDING_RUN_BYTES: Final = 64 * 1024 * 1024
-"""Blocks of a range that wait for the certificate above them."""
 MAX_UNFINAL_BYTES: Final = 64 * 1024 * 1024
 """With more bytes of journaled blocks not final, leaders propose empty blocks."""
+MAX_PENDING_RUN_BYTES: Final = MAX_UNFINAL_BYTES + 8 * MAX_BLOCK_BYTES
+"""Blocks of a range that wait for the certificate above them: more than a chain can have without
+one, which is what leaders stop at, the last full block and the empty ones after it. With less,
+whoever was away during such a stretch could never fetch it."""
 MAX_NEXT_EPOCH_MESSAGES: Final = 8
 """Messages of the next epoch that wait, per peer, while its opening record is being written."""
 MAX_NEXT_EPOCH_PROPOSALS: Final = 4
@@ -51,4 +53,5 @@ assert MAX_SYNC_BYTES <= MAX_BLOCK_BYTES
 assert MAX_CERTIFICATE_BYTES < MAX_RECORD_BYTES
 assert 3 * DELTA_MS + BUILD_ALLOWANCE_MS + VERIFY_ALLOWANCE_MS + BLOCK_INTERVAL_MS < SKIP_TIMEOUT_MS
 assert MAX_BLOCK_BYTES * (MAX_NEXT_EPOCH_PROPOSALS + 1) <= MAX_HELD_BODY_BYTES
+assert MAX_PENDING_RUN_BYTES > MAX_UNFINAL_BYTES + MAX_BLOCK_BYTES
 assert DELTA_MS <= MAX_DELTA_MS
