@@ -24,15 +24,23 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import trio
-from msgspec import Meta
 
-from atpar.ledger.codec import Codec, Wire, encode
+from atpar.ledger.codec import encode
 from atpar.ledger.errors import NonCanonical
-from atpar.ledger.types import ChainId
 from atpar.node.config import NetworkSection
+from atpar.node.control import (
+    CONTROL,
+    INSTANCE_BYTES,
+    PROTOCOL_VERSION,
+    Control,
+    Hello,
+    Ping,
+    Pong,
+    Welcome,
+)
 from atpar.node.errors import AddressUnavailable, PeerFault
 from atpar.node.framing import Channel, Frame, FrameDecoder, encode_frame
 from atpar.node.identity import Roots, make_contexts
@@ -40,7 +48,6 @@ from atpar.node.limits import (
     DIAL_HEAD_START_S,
     GOSSIP_INBOX_PEER_BYTES,
     LISTEN_BACKLOG,
-    MAX_CONTROL_FRAME_BYTES,
     MAX_UNIDENTIFIED_CONNECTIONS,
     READ_BYTES,
 )
@@ -59,48 +66,12 @@ from atpar.node.peers import (
     make_rate_limits,
 )
 
-PROTOCOL_VERSION: Final = 1
-INSTANCE_BYTES: Final = 16
 _SETTLED_AFTER_S: Final = 5.0
 """A connection that held this long resets the back-off."""
 
 log = get_logger("transport")
 
 Stream = trio.SSLStream[trio.SocketStream]
-
-
-# ---- what connections say about themselves (channel CONTROL)
-
-
-class Hello(Wire, frozen=True, tag=1):
-    """Sent first, by both sides."""
-
-    protocol: Annotated[int, Meta(ge=0, le=65_535)]
-    chain_id: ChainId
-    instance: Annotated[bytes, Meta(min_length=INSTANCE_BYTES, max_length=INSTANCE_BYTES)]
-    """Random for each start of the node."""
-
-
-class Welcome(Wire, frozen=True, tag=2):
-    """The lower code's decision to use this connection. Higher numbers are newer."""
-
-    number: Annotated[int, Meta(ge=0, le=2**63 - 1)]
-
-
-class Ping(Wire, frozen=True, tag=3):
-    """Asks for a pong with the same number."""
-
-    number: Annotated[int, Meta(ge=0, le=2**63 - 1)]
-
-
-class Pong(Wire, frozen=True, tag=4):
-    """Answers a ping."""
-
-    number: Annotated[int, Meta(ge=0, le=2**63 - 1)]
-
-
-Control = Hello | Welcome | Ping | Pong
-CONTROL = Codec[Control](Control, name="control message", max_bytes=MAX_CONTROL_FRAME_BYTES)
 
 
 class _Dropped(Exception):

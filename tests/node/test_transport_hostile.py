@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from atpar.ledger.codec import encode
+from atpar.node.control import CONTROL, PROTOCOL_VERSION, Hello, Welcome
 from atpar.node.framing import Channel, FrameDecoder, encode_frame
 from atpar.node.identity import Credential, create_root, issue_leaf
 from atpar.node.limits import (
@@ -19,7 +20,7 @@ from atpar.node.limits import (
     MAX_UNIDENTIFIED_CONNECTIONS,
 )
 from atpar.node.peers import Drop
-from atpar.node.transport import CONTROL, PROTOCOL_VERSION, Hello, Stream, Welcome
+from atpar.node.transport import Stream
 from tests.node.network import (
     CHAIN,
     CODES,
