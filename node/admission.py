@@ -125,7 +125,9 @@ class Admission:
                 return used
             if held is not None and held.code < refusal.code:
                 return held
-            return Outcome(Result.REFUSED, tx, refusal.code, refusal.message)
+            if used is not None and refusal.code is Code.ID_REUSED:
+                return used
+            return Outcome(Result.REFUSED, tx, refusal.code, _name_field(tx, refusal))
         if held is not None:
             return held
         has_to_wait = priority is Priority.CLIENTS and self._mempool.is_backlogged
@@ -140,7 +142,7 @@ class Admission:
             return None
         if used.body_hash == tx.body_hash:
             return Outcome(Result.KNOWN, tx, first=used.tx_hash)
-        message = f"id {tx.body.tx_id.hex()} was used at height {used.height}"
+        message = _compare_bodies(tx, f"was used at height {used.height}", used.body_hash)
         return Outcome(Result.REFUSED, tx, Code.ID_REUSED, message)
 
     def _find_held(self, tx: Transaction) -> Outcome | None:
@@ -150,7 +152,7 @@ class Admission:
             return None
         if holder.body_hash == tx.body_hash:
             return Outcome(Result.KNOWN, tx, first=holder.hash)
-        message = f"id {tx.body.tx_id.hex()} is taken by a pending transaction"
+        message = _compare_bodies(tx, "is taken by a pending transaction", holder.body_hash)
         return Outcome(Result.REFUSED, tx, Code.ID_REUSED, message)
 
     async def _verify_and_hold(
@@ -160,7 +162,8 @@ class Admission:
         if not transactions:
             return {}
         try:
-            verdicts = await self._verifier.verify_transactions(transactions, priority)
+            triples = [triple for tx in transactions for triple in tx.compute_triples()]
+            verdicts = await self._verifier.verify(triples, priority)
         except VerifierBusy:
             code, message = Code.MEMPOOL_FULL, _FULL_MESSAGE
         except VerifierStopped:
@@ -172,11 +175,14 @@ class Admission:
     def _hold(self, transactions: list[Transaction], verdicts: list[bool]) -> dict[bytes, Outcome]:
         decided = {}
         good = []
-        for tx, is_valid in zip(transactions, verdicts, strict=True):
-            if is_valid:
+        position = 0
+        for tx in transactions:
+            own = verdicts[position : position + len(tx.signatures)]
+            position += len(own)
+            if own and all(own):
                 good.append(tx)
             else:
-                message = "a signature does not verify"
+                message = _name_bad_signatures(tx, own)
                 decided[tx.hash] = Outcome(Result.REFUSED, tx, Code.BAD_SIGNATURE, message)
         for tx, added in zip(good, self._admit(good), strict=True):
             decided[tx.hash] = self._describe(tx, added)
@@ -197,3 +203,35 @@ class Admission:
                 known = self._find_used(self._get_final(), tx) or self._find_held(tx)
                 assert known is not None, f"{added} without a holder of the id"
                 return known
+
+
+# ---- details of a refusal, worked out only when there is one
+
+
+def _compare_bodies(tx: Transaction, what: str, first: bytes) -> str:
+    return (
+        f"tx_id: {tx.body.tx_id.hex()} {what} by the body with hash {first.hex()},"
+        f" this body's hash is {tx.body_hash.hex()}"
+    )
+
+
+def _name_bad_signatures(tx: Transaction, verdicts: Sequence[bool]) -> str:
+    bad = [
+        f"signatures[{index}] by key {signature.key.hex()}"
+        for index, (signature, good) in enumerate(zip(tx.signatures, verdicts, strict=True))
+        if not good
+    ]
+    return f"{', '.join(bad) or 'a signature'} does not verify"
+
+
+def _name_field(tx: Transaction, refusal: Refused) -> str:
+    """Return a refusal's message; for an unknown account with the field that names it."""
+    if refusal.code is not Code.UNKNOWN_ACCOUNT:
+        return refusal.message
+    fields = [("sender", tx.body.sender)]
+    for index, op in enumerate(tx.body.ops):
+        fields += [(f"ops[{index}].{name}", getattr(op, name)) for name in op.__struct_fields__]
+    for path, value in fields:
+        if refusal.message == f"no account {value}":
+            return f"{path}: {refusal.message}"
+    return refusal.message

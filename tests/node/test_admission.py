@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 import trio
 
 from atpar.ledger.codes import Code
@@ -222,3 +223,32 @@ async def test_clients_wait_while_several_blocks_are_pending_and_peers_do_not() 
     assert (await desk.submit_one(held[0].raw)).result is Result.KNOWN
     (gossiped,) = await desk.admission.admit([late.raw], Priority.GOSSIP)
     assert gossiped.result is Result.ADMITTED
+
+
+async def test_refusals_name_the_field_the_key_and_both_bodies() -> None:
+    desk = Desk()
+    good = desk.pay()
+    key = good.signatures[0].key
+    forged = await desk.submit_one(encode_envelope(good.body_bytes, [(key, bytes(64))]))
+    assert forged.message == f"signatures[0] by key {key.hex()} does not verify"
+    gone = transfer("ALFA/gone", "BRVO/main", 5)
+    for sender, field in (("ALFA/gone", "sender"), ("ALFA/main", "ops[0].debtor")):
+        tx = desk.world.make(gone, sender=sender, keys=["ALFA-m1"])
+        outcome = await desk.submit_one(tx.raw)
+        assert outcome.message == f"{field}: no account ALFA/gone"
+
+
+@pytest.mark.parametrize("runs_first", [True, False])
+async def test_reused_id_shows_both_body_hashes(runs_first: bool) -> None:
+    desk = Desk()
+    first = desk.pay(5)
+    other = desk.pay(6, tx_id=first.body.tx_id)
+    if runs_first:
+        desk.world.block(first)
+    else:
+        await desk.submit_one(first.raw)
+    outcome = await desk.submit_one(other.raw)
+    assert outcome.code is Code.ID_REUSED
+    assert outcome.message.startswith("tx_id: ")
+    assert first.body_hash.hex() in outcome.message
+    assert other.body_hash.hex() in outcome.message
