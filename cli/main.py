@@ -103,6 +103,10 @@ class LazyGroup(click.Group):
             )
         except BrokenPipeError:
             _leave_broken_pipe()
+        except click.exceptions.NoArgsIsHelpError as error:
+            # Nothing was asked for and nothing went wrong; scripts still see wrong usage.
+            click.echo(error.format_message(), err=True)
+            sys.exit(error.exit_code)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - nobody sees a traceback
             _end(state, error)
         sys.exit(code if isinstance(code, int) else EXIT_DONE)

@@ -190,3 +190,12 @@ def test_every_command_helps_with_an_example():
     for path, command in leaves.items():
         options = {option for param in command.params for option in param.opts}
         assert "--json" in options, path
+
+
+@pytest.mark.parametrize("path", [(), ("testnet",), ("tx",)])
+def test_group_without_arguments_shows_its_help_and_no_error(path):
+    result = run(*path)
+    assert result.exit_code == 2
+    assert result.err.startswith("Usage: atpar")
+    assert "Commands:" in result.err
+    assert "error:" not in result.err
