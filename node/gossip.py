@@ -2,8 +2,8 @@
 
 A transaction goes out once, from the node that admitted it for a client, to every peer (the
 network is a full mesh), many to a frame; so whoever leads next has it. A peer that connects gets
-what is pending. Gossip may be lost: the node that admitted a transaction still holds it, and
-proposes it when it leads.
+what is pending. Gossip may be lost (a slow peer's queue overflows): the node that admitted a
+transaction proposes it when it leads, and reminds other leaders of it while it waits.
 
 What comes in is judged like a client's envelope, at a higher priority. An honest validator never
 passes on what is malformed or badly signed, so that drops the peer; what is refused on state may
@@ -11,6 +11,7 @@ be a matter of timing, so it only counts against the peer's allowance.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Annotated, Final, Protocol
 
 import trio
@@ -27,9 +28,11 @@ from atpar.node.limits import (
     GOSSIP_ENVELOPES_PER_S,
     GOSSIP_INTERVAL_S,
     GOSSIP_REFUSAL_COST,
+    GOSSIP_REMIND_S,
     GOSSIP_TAKE_BYTES,
     MAX_GOSSIP_ENVELOPES,
     MAX_GREETING_TRANSACTIONS,
+    MAX_REMINDERS,
     MAX_TRANSACTIONS_FRAME_BYTES,
 )
 from atpar.node.mempool import Mempool
@@ -98,13 +101,17 @@ class Gossip:
         self._mempool = mempool
         self._metrics = metrics
         self._outgoing: dict[bytes, Transaction] = {}
+        self._waiting: dict[bytes, float] = {}
+        """Hash -> when it was last sent, of what clients brought here; the longest ago first."""
         self._wakeup = trio.Event()
         self._allowances: dict[str, RateLimit] = {}
 
     def announce(self, transactions: Iterable[Transaction]) -> None:
         """Send transactions that a client brought here to every peer, soon."""
+        now = trio.current_time()
         for tx in transactions:
             self._outgoing[tx.hash] = tx
+            self._waiting[tx.hash] = now
         if self._outgoing:
             self._wakeup.set()
 
@@ -113,6 +120,24 @@ class Gossip:
         pending = self._mempool.list_pending(limit=MAX_GREETING_TRANSACTIONS)
         for payload in pack_batches([tx.raw for tx in pending]):
             self._network.send(peer, Channel.TRANSACTIONS, payload)
+
+    def remind(self, leader: str) -> None:
+        """Send the leader of a new view what clients brought here and what has waited for long.
+
+        Called at each view, so it looks only at entries that are due or gone.
+        """
+        now = trio.current_time()
+        raws: list[bytes] = []
+        for tx_hash, sent in list(islice(self._waiting.items(), 2 * MAX_REMINDERS)):
+            tx = self._mempool.get(tx_hash)
+            if tx is not None and (now - sent < GOSSIP_REMIND_S or len(raws) == MAX_REMINDERS):
+                break
+            del self._waiting[tx_hash]
+            if tx is not None:
+                self._waiting[tx_hash] = now
+                raws.append(tx.raw)
+        for payload in pack_batches(raws):
+            self._network.send(leader, Channel.TRANSACTIONS, payload)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send and receive until cancelled."""

@@ -143,6 +143,10 @@ GOSSIP_TAKE_BYTES: Final = 256 * 1024
 """Received frames are judged together up to about this size."""
 GOSSIP_INTERVAL_S: Final = 0.002
 """Least time between two rounds of sending, so that frames fill under load."""
+GOSSIP_REMIND_S: Final = 1.0
+"""A transaction that a client brought here and that waits this long goes to the leader again."""
+MAX_REMINDERS: Final = 500
+"""Transactions that one view's leader is reminded of."""
 GOSSIP_ENVELOPES_PER_S: Final = 10_000
 """From one peer; more is ignored."""
 GOSSIP_REFUSAL_COST: Final = 20

@@ -13,8 +13,10 @@ from atpar.node.gossip import BATCH, Batch, Gossip, pack_batches
 from atpar.node.limits import (
     GOSSIP_ENVELOPES_PER_S,
     GOSSIP_REFUSAL_COST,
+    GOSSIP_REMIND_S,
     MAX_GOSSIP_ENVELOPES,
     MAX_GREETING_TRANSACTIONS,
+    MAX_REMINDERS,
     MAX_TRANSACTIONS_FRAME_BYTES,
 )
 from atpar.node.peers import Inbox, Received
@@ -176,3 +178,38 @@ def test_batches_respect_both_bounds_of_a_frame() -> None:
     sizes = [len(BATCH.decode(payload).envelopes) for payload in pack_batches(small)]
     assert sizes == [MAX_GOSSIP_ENVELOPES, 1]
     assert pack_batches([]) == []
+
+
+async def test_leader_is_reminded_of_what_waited_too_long(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    setting = Setting()
+    transactions = [make_transaction(number) for number in range(3)]
+    with holding(setting, transactions):
+        setting.gossip.announce(transactions[:2])
+        setting.gossip.remind("BRVO")
+        assert setting.network.sent == []
+        await trio.sleep(GOSSIP_REMIND_S)
+        setting.mempool.discard(transactions[0].hash)
+        setting.gossip.remind("BRVO")
+        assert [peer for peer, _ in setting.network.sent] == ["BRVO"]
+        assert setting.list_sent() == [transactions[1].raw]
+        setting.gossip.remind("CHRL")
+        assert len(setting.network.sent) == 1
+        await trio.sleep(GOSSIP_REMIND_S)
+        setting.gossip.remind("CHRL")
+        assert [peer for peer, _ in setting.network.sent] == ["BRVO", "CHRL"]
+
+
+async def test_one_view_reminds_of_a_bounded_number(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    setting = Setting()
+    transactions = [make_transaction(number) for number in range(MAX_REMINDERS + 1)]
+    with holding(setting, transactions):
+        setting.gossip.announce(transactions)
+        await trio.sleep(GOSSIP_REMIND_S)
+        setting.gossip.remind("BRVO")
+        assert len(setting.list_sent()) == MAX_REMINDERS
+        setting.gossip.remind("CHRL")
+        assert setting.list_sent()[MAX_REMINDERS:] == [transactions[-1].raw]
