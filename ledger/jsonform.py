@@ -28,6 +28,7 @@ from typing import (
 
 import msgspec
 
+from atpar.ledger import types as aliases
 from atpar.ledger.codec import Wire
 from atpar.ledger.operations import Operation
 
@@ -37,6 +38,33 @@ _OPERATIONS: Final = frozenset(get_args(Operation))
 _HEX: Final = re.compile(r"[0-9a-fA-F]*", re.ASCII)
 _INTEGER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _SHOWN_CHARS: Final = 60
+
+
+_EXPECTED: Final[dict[Any, str]] = {
+    # alias of ledger/types.py: what a person should have typed
+    aliases.ParticipantCode: "a participant like ALFA",
+    aliases.AccountId: "an account like ALFA/main",
+    aliases.AssetCode: "an asset like HKD.JDCL",
+    aliases.Currency: "a currency like HKD",
+    aliases.Lei: "an LEI: 18 capitals or digits, then 2 digits",
+    aliases.Bic: "a BIC like ALFAHKHH or ALFAHKHHXXX",
+    aliases.Jurisdiction: "a country like HK",
+    aliases.Reference: "at most 35 printable ASCII characters",
+    aliases.Reason: "at most 140 printable ASCII characters",
+}
+_BY_PATTERN: Final = {
+    meta.pattern: text for alias, text in _EXPECTED.items() for meta in alias.__metadata__
+}
+
+
+def describe_mismatch(error: msgspec.ValidationError, hint: Any) -> str:
+    """Return what is wrong with a value, in words for people where its type has a pattern."""
+    text = str(error)
+    if "matching regex" in text:
+        for meta in getattr(hint, "__metadata__", ()):
+            if meta.pattern in _BY_PATTERN:
+                return f"expected {_BY_PATTERN[meta.pattern]}"
+    return text
 
 
 class JsonInvalid(Exception):
@@ -251,7 +279,8 @@ def _check_range(hint: Any, value: Any, path: str) -> Any:
     try:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
-        raise JsonInvalid(path, f"{error}, got {_show(value)}") from None
+        message = describe_mismatch(error, hint)
+        raise JsonInvalid(path, f"{message}, got {_show(value)}") from None
 
 
 def _join(path: str, name: str) -> str:

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from atpar.ledger.codec import Wire
-from atpar.ledger.jsonform import get_name_field, operation_name, to_json
+from atpar.ledger.jsonform import describe_mismatch, get_name_field, operation_name, to_json
 from atpar.ledger.proofs import ProofFile, render_proof
 from atpar.node.access import OPEN_TO_ALL, AccessRules, Grant
 from atpar.node.gateway import FinalState, Gateway, Reader
@@ -228,7 +228,7 @@ def parse_typed(name: str, value: str, kind: Any) -> str:
     try:
         text: str = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise invalid(name, f"{error}, got {value!r:.80}") from None
+        raise invalid(name, f"{describe_mismatch(error, kind)}, got {value!r:.80}") from None
     return text
 
 

@@ -4,16 +4,19 @@ import contextlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from atpar.ledger import types
 from atpar.ledger.blocks import Block, Header
 from atpar.ledger.certificates import Finalization
 from atpar.ledger.codec import Wire, encode
 from atpar.ledger.jsonform import (
     JsonInvalid,
+    describe_mismatch,
     from_json,
     get_name_field,
     operation_name,
@@ -348,3 +351,31 @@ def test_any_bytes_are_json_or_refused(data: bytes) -> None:
 
 def test_block_of_json_is_the_block() -> None:
     assert from_json(Block, to_json(samples.BLOCK)) == samples.BLOCK
+
+
+PATTERNED = [
+    alias
+    for alias in vars(types).values()
+    if any(getattr(meta, "pattern", None) for meta in getattr(alias, "__metadata__", ()))
+]
+
+
+@pytest.mark.parametrize("alias", PATTERNED, ids=str)
+def test_value_of_the_wrong_form_is_told_what_is_expected_and_no_pattern(alias: Any) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert("\u00fc" * 200, alias)
+    message = describe_mismatch(caught.value, alias)
+    assert message.startswith("expected ")
+    assert "regex" not in message
+    _, is_example, example = message.partition(" like ")
+    if is_example:
+        for each in example.split(" or "):
+            msgspec.convert(each, alias)
+
+
+def test_wrong_account_in_an_operation_names_field_and_an_example() -> None:
+    form = to_json(samples.BODY)
+    form["sender"] = "alfa"
+    with pytest.raises(JsonInvalid) as caught:
+        from_json(Body, form)
+    assert str(caught.value) == "sender: expected an account like ALFA/main, got 'alfa'"
