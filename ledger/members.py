@@ -110,6 +110,7 @@ def apply_update_account(ctx: Context, op: UpdateAccount) -> None:
     if op.change is AccountChange.CANCEL:
         _drop_recovery(ctx, op.account, account)
         return
+    is_rotated = op.policy is not None and op.policy != account.policy
     if op.policy is not None:
         register_signed_policy(ctx.overlay, participant_of(op.account), op.policy)
         account = replace(account, policy=op.policy)
@@ -119,7 +120,7 @@ def apply_update_account(ctx: Context, op: UpdateAccount) -> None:
         account = replace(account, status=AccountStatus.CLOSING)
         ctx.note_departure(op.account)
     ctx.overlay.put(ACCOUNTS, key, account)
-    if op.policy is not None:
+    if is_rotated:
         check_faults(find_account_faults(ctx.overlay, op.account), what=op.account)
 
 

@@ -192,8 +192,12 @@ def test_the_lowest_code_wins_among_key_faults(world: World) -> None:
     policy = Policy(tuple(WeightedKey(key, 1) for key in keys), 1)
     op = OpenAccount("ALFA/new", policy, False, ())
     assert world.run(op, sender="ALFA/admin") is Code.POSSESSION_MISSING
-    proven = replace(op, possessions=(possess("ALFA", "ALFA-fresh", world.chain_id),))
-    assert world.run(proven, sender="ALFA/admin") is Code.KEY_TAKEN
+    fresh = possess("ALFA", "ALFA-fresh", world.chain_id)
+    assert world.run(replace(op, possessions=(fresh,)), sender="ALFA/admin") is (
+        Code.POSSESSION_MISSING
+    )
+    both = tuple(sorted((fresh, Possession(IDENTITY, IDENTITY + bytes(32))), key=lambda p: p.key))
+    assert world.run(replace(op, possessions=both), sender="ALFA/admin") is Code.KEY_TAKEN
 
 
 # ---- accounts
