@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from atpar.cli.context import State
+from atpar.cli.drafts import naming_file
 from atpar.cli.errors import ConfigurationProblem
 from atpar.ledger.genesis import GenesisDocument, compute_chain_id, parse_genesis
 
@@ -41,7 +42,8 @@ def load_chain(state: State) -> Chain:
             f"genesis document {path}: {error.strerror}",
             advice="use --genesis FILE, or --home DIR of a folder that has one",
         ) from error
-    document = parse_genesis(data)
+    with naming_file(path):
+        document = parse_genesis(data)
     scales = {asset.asset: asset.scale for asset in document.assets}
     return Chain(document, compute_chain_id(document), scales)
 

@@ -1,6 +1,8 @@
 """Drafts of a genesis document: read with less than a whole chain in them, compared, checked."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,10 +33,21 @@ def read_draft(path: Path) -> GenesisDocument:
         value = json.loads(data, object_pairs_hook=_refuse_duplicates)
     except (ValueError, RecursionError) as error:
         raise GenesisInvalid("document", f"{path} is not JSON: {error}") from error
-    document = build(GenesisDocument, value, "")
-    if document.format != FORMAT:
-        raise GenesisInvalid("format", f"{document.format!r}, expected {FORMAT!r}")
+    with naming_file(path):
+        document = build(GenesisDocument, value, "")
+        if document.format != FORMAT:
+            raise GenesisInvalid("format", f"{document.format!r}, expected {FORMAT!r}")
     return document
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Put the file's name in front of what is wrong with the document in it."""
+    try:
+        yield
+    except GenesisInvalid as error:
+        message = str(error).removeprefix(f"{error.field}: ")
+        raise GenesisInvalid(f"{path}: {error.field}", message) from error
 
 
 def check_complete(document: GenesisDocument) -> None:

@@ -17,7 +17,14 @@ from msgspec.structs import replace
 
 from atpar.cli.amounts import format_amount, parse_amount
 from atpar.cli.context import State, home_option, keys_options, output_options, pass_state
-from atpar.cli.drafts import build, check_complete, check_roots, find_difference, read_draft
+from atpar.cli.drafts import (
+    build,
+    check_complete,
+    check_roots,
+    find_difference,
+    naming_file,
+    read_draft,
+)
 from atpar.cli.errors import ConfigurationProblem, Interrupted, WrongUsage
 from atpar.cli.files import read_input, write_new, write_over
 from atpar.cli.keyring import KeyRing
@@ -531,11 +538,18 @@ def check(state: State, *, document: Path, draft: bool) -> None:
     Example: atpar genesis check genesis.json
     """
     parsed = read_draft(document)
-    if draft:
+    with naming_file(document):
         check_genesis(parsed, sealed=False)
         check_roots(parsed)
-    else:
-        check_complete(parsed)
+    missing = _list_missing(parsed)
+    if not draft and missing:
+        raise ConfigurationProblem(
+            f"{document}: signatures: missing: {', '.join(missing)}",
+            advice=f"if it is not sealed yet: atpar genesis check {document} --draft",
+        )
+    if not draft:
+        with naming_file(document):
+            check_complete(parsed)
     state.output.show(
         {
             "document": str(document),

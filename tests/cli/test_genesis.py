@@ -74,7 +74,7 @@ def test_draft_that_misses_validators_says_which_field(tmp_path):
     draft = start(tmp_path)
     result = run("genesis", "check", draft, "--draft", "--json")
     assert result.exit_code == 3
-    assert result.error["message"].startswith("validators: 0")
+    assert result.error["message"].startswith(f"{draft}: validators: 0")
 
 
 def test_new_draft_takes_parameters_and_refuses_unknown_ones(tmp_path):
@@ -237,7 +237,7 @@ def test_changed_field_after_signing_breaks_the_signature(tmp_path):
     edit(path, lambda value: value["quotas"][0].update(capacity="1"))
     result = run("genesis", "check", path)
     assert result.exit_code == 3
-    assert result.err.startswith("error: signatures[0].signature: ")
+    assert result.err.startswith(f"error: {path}: signatures[0].signature: ")
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_inconsistency_is_named_by_field(tmp_path, field, change):
     assert result.exit_code == 3
     message = result.error["message"]
     expected = "extra" if field == "document" else field.replace("assets[0].issuer", "assets[0]")
-    assert message.startswith(expected), message
+    assert message.startswith(f"{path}: {expected}"), message
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"a": 1, "a": 2}', "[" * 100_000])
@@ -302,3 +302,15 @@ def test_assets_are_added_once_with_exact_amounts(tmp_path):
 def test_every_command_has_an_example():
     for command in ("new", "join", "asset", "sign", "seal", "check", "hash"):
         assert "Example: atpar genesis" in run("genesis", command, "--help").out
+
+
+def test_check_of_an_unsealed_document_suggests_draft(tmp_path):
+    value = json.loads((get_sealed() / "genesis.json").read_text())
+    value["signatures"] = value["signatures"][:1]
+    path = tmp_path / "draft.json"
+    path.write_text(json.dumps(value))
+    result = run("genesis", "check", path, "--json")
+    assert result.exit_code == 3
+    assert result.error["message"].startswith(f"{path}: signatures: missing: ")
+    assert "--draft" in result.error["advice"]
+    assert run("genesis", "check", path, "--draft").exit_code == 0
