@@ -10,6 +10,10 @@ from atpar.cli.errors import ConfigurationProblem, WrongUsage
 MAX_INPUT_BYTES: Final = 64 * 1024 * 1024
 
 
+class FileTooLong(WrongUsage):
+    """A file is longer than what it is read as can be."""
+
+
 def read_input(path: Path, *, max_bytes: int = MAX_INPUT_BYTES) -> bytes:
     """Return a file's bytes.
 
@@ -22,7 +26,7 @@ def read_input(path: Path, *, max_bytes: int = MAX_INPUT_BYTES) -> bytes:
     except OSError as error:
         raise WrongUsage(f"{path}: {error.strerror}", advice="check the file's name") from error
     if len(data) > max_bytes:
-        raise WrongUsage(f"{path}: longer than {max_bytes} bytes", advice="check the file's name")
+        raise FileTooLong(f"{path}: longer than {max_bytes} bytes", advice="check the file's name")
     return data
 
 

@@ -27,7 +27,14 @@ from atpar.cli.files import read_input
 from atpar.cli.ops import make_transfer, void_command
 from atpar.cli.output import fields
 from atpar.cli.signing import How, Session, parse_uuid, signing_options
-from atpar.cli.txfile import FORMAT, TxFile, check_signatures, join_tx_files, read_tx_file
+from atpar.cli.txfile import (
+    FORMAT,
+    TxFile,
+    check_signatures,
+    join_tx_files,
+    read_transaction,
+    read_tx_file,
+)
 from atpar.ledger.codec import Wire
 from atpar.ledger.hashing import SignKind, compute_sign_bytes
 from atpar.ledger.jsonform import JsonInvalid, from_json, to_json
@@ -196,7 +203,7 @@ def send(state: State, *, file: Path, timeout: float) -> None:
 
 def _read_signed(path: Path) -> TxFile:
     """Return a transaction file, or what an envelope holds, with every signature checked."""
-    head = read_input(path, max_bytes=4 * MAX_TRANSACTION_BYTES)[:256].lstrip()
+    head = read_transaction(path)[:256].lstrip()
     if head[:1] in (b"{", b"[", b""):
         return read_tx_file(path)
     raw = _read_envelope(path)
@@ -260,7 +267,7 @@ def _check_signatures(tx: Transaction) -> list[bool]:
 
 def _read_envelope(path: Path) -> bytes:
     """Return envelope bytes of a transaction file, of base64 or hex text, or of a binary file."""
-    data = read_input(path, max_bytes=4 * MAX_TRANSACTION_BYTES)
+    data = read_transaction(path)
     if data.lstrip()[:1] == b"{" and FORMAT.encode() in data:
         return _compute_unchecked(data, path)
     text = data.strip()
@@ -298,6 +305,11 @@ def show(state: State, *, transaction: str, sender: str | None, uetr: bool) -> N
 
     Example: atpar tx show 6c1f… --sender ALFA/treasury
     """
+    if Path(transaction).suffix and Path(transaction).is_file():
+        raise WrongUsage(
+            f"{transaction} is a file; this looks up what the ledger knows by hash or id",
+            advice=f"atpar tx decode {transaction}",
+        )
     if is_hash(transaction):
         answer = fetch(state, f"/v1/transactions/{transaction.lower()}")
     else:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from atpar.cli.errors import WrongUsage, refused
-from atpar.cli.files import read_input
+from atpar.cli.files import FileTooLong, read_input
 from atpar.ledger.hashing import SignKind, compute_sign_bytes
 from atpar.ledger.keys import verify
 from atpar.ledger.limits import MAX_SIGNATURES, MAX_TRANSACTION_BYTES
@@ -89,6 +89,19 @@ class TxFile:
         return msgspec.json.format(msgspec.json.encode(form), indent=2) + b"\n"
 
 
+def read_transaction(path: Path) -> bytes:
+    """Return the bytes of a file that holds a transaction in some form.
+
+    Raises:
+        WrongUsage: the file cannot be read.
+        RefusedByLedger: TOO_LARGE: whatever it holds is longer than a transaction may be.
+    """
+    try:
+        return read_input(path, max_bytes=MAX_FILE_BYTES)
+    except FileTooLong as error:
+        raise refused("TOO_LARGE", error.message) from error
+
+
 def read_tx_file(path: Path) -> TxFile:
     """Return a transaction file after checking every signature in it.
 
@@ -97,7 +110,7 @@ def read_tx_file(path: Path) -> TxFile:
         NonCanonical: the body is not a transaction body.
         RefusedByLedger: TOO_LARGE, TOO_MANY_SIGNATURES, SIGNATURES_UNSORTED, or BAD_SIGNATURE.
     """
-    data = read_input(path, max_bytes=MAX_FILE_BYTES)
+    data = read_transaction(path)
     try:
         form = msgspec.json.decode(data, type=_FileForm)
         body_bytes = base64.b64decode(form.body, validate=True)

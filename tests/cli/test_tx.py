@@ -413,3 +413,19 @@ def test_review_shows_what_a_proposal_and_its_parts_say():
         assert text in lines, lines
     assert "Condition(" not in lines
     assert "Limit(" not in lines
+
+
+def test_show_of_a_file_points_to_decode(funded):
+    path, _ = make_exchange(funded)
+    result = funded.run_offline("tx", "show", path, "--json")
+    assert result.exit_code == 2
+    assert f"tx decode {path}" in result.error["advice"]
+
+
+@pytest.mark.parametrize("command", ["decode", "send", "sign"])
+def test_file_longer_than_any_transaction_is_too_large(funded, command):
+    path = funded.folder / "long.json"
+    path.write_bytes(b" " * (4 * MAX_TRANSACTION_BYTES + 1))
+    result = funded.run("tx", command, path, "--json")
+    assert result.exit_code == 6
+    assert result.error["code"] == "TOO_LARGE"
