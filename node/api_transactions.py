@@ -117,14 +117,28 @@ def _decode_msgpack(body: bytes) -> tuple[list[bytes], bool]:
 def _decode_json(body: bytes) -> tuple[list[bytes], bool]:
     try:
         fields = _JSON_SUBMISSION.decode(body)
-        if "envelopes" in fields:
-            return _decode_json_batch(fields["envelopes"], fields), True
-        return [_JSON_ONE.decode(body).envelope], False
+        is_batch = "envelopes" in fields
+        if is_batch:
+            envelopes = _decode_json_batch(fields["envelopes"], fields)
+        else:
+            envelopes = [_JSON_ONE.decode(body).envelope]
+        _refuse_duplicates(body, strings=1 + len(envelopes))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Problem(
             ApiCode.MALFORMED_BODY,
             f'expected {{"envelope": base64}} or {{"envelopes": [base64, …]}}: {error}',
         ) from None
+    return envelopes, is_batch
+
+
+def _refuse_duplicates(body: bytes, *, strings: int) -> None:
+    """Refuse a name that is given twice, as files are: two readers could see two envelopes.
+
+    What decoded holds one name and base64, so every further string is one that was passed over.
+    Counting quotes costs nothing, whatever is nested in what was passed over.
+    """
+    if body.count(b'"') != 2 * strings:
+        raise msgspec.ValidationError("a name is given twice in one object")
 
 
 def _decode_json_batch(listed: msgspec.Raw, fields: dict[str, msgspec.Raw]) -> list[bytes]:

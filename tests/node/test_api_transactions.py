@@ -567,3 +567,19 @@ def test_refused_envelopes_are_what_they_claim() -> None:
     with pytest.raises(NonCanonical):
         decode_transaction(made["NON_CANONICAL"][0])
     assert set(made) <= set(Code.__members__)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"envelope": "AAAA", "envelope": "AAAB"}',
+        '{"envelopes": ["AAAA"], "envelopes": ["AAAB"]}',
+        '{"envelopes": [], "\\u0065nvelopes": ["AAAB"]}',
+    ],
+)
+async def test_name_given_twice_in_a_body_is_refused(harness: Harness, body: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = await harness.client.post("/v1/transactions", content=body, headers=headers)
+    problem = harness.check(response, 400)
+    assert problem["code"] == "MALFORMED_BODY"
+    assert "given twice" in problem["detail"]
