@@ -47,7 +47,7 @@ dir_option = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     default=DEFAULT_DIR,
     show_default=True,
-    envvar="ATPAR_TESTNET",
+    envvar=["ATPAR_TESTNET", "ATPAR_HOME"],
     help="The testnet's folder.",
 )
 validators_option = click.option(
@@ -236,6 +236,9 @@ def status_command(state: State, *, folder: Path) -> None:
         },
         table(watch.HEADINGS, rows, right=watch.RIGHT),
     )
+    reason = watch.explain_standstill(views)
+    if reason is not None:
+        state.output.warn(reason)
 
 
 def _describe_view(view: NodeView, row: list[object]) -> dict[str, Any]:
@@ -272,10 +275,20 @@ def kill_command(state: State, *, which: str, folder: Path) -> None:
     with locked(folder):
         record = load_record(folder)
         indexes = _choose(record, which)
+        running = [index for index in indexes if _is_alive(record, index)]
         for index in indexes:
             kill_node(record, index)
-    names = [record.validators[index].name for index in indexes]
-    state.output.show({"killed": names}, f"killed {', '.join(names)}")
+    killed = [record.validators[index].name for index in running]
+    idle = [record.validators[index].name for index in indexes if index not in running]
+    lines = [f"killed {', '.join(killed)}"] if killed else []
+    if idle:
+        lines.append(f"{', '.join(idle)} {'was' if len(idle) == 1 else 'were'} not running")
+    state.output.show({"killed": killed, "not_running": idle}, lines)
+
+
+def _is_alive(record: TestnetRecord, index: int) -> bool:
+    process = record.validators[index].process
+    return process is not None and is_running(process)
 
 
 @testnet_command.command("restart")

@@ -182,7 +182,7 @@ def wait_height(
 def wait_returned(
     folder: Path, record: TestnetRecord, index: int, *, timeout_s: float = START_TIMEOUT_S
 ) -> int:
-    """Wait until one validator is ready and no block behind the others were; return its height.
+    """Wait until one validator is ready and no block behind the others; return its own height.
 
     Raises:
         NotReady: it did not happen in time, or its process ended.
@@ -190,12 +190,16 @@ def wait_returned(
     goal = max((view.height or 0 for view in look(record)), default=0)
     one = replace(record, validators=(record.validators[index],))
 
+    reached = goal
+
     def returned(views: Sequence[NodeView]) -> bool:
-        return views[0].state == "ready" and (views[0].height or 0) >= goal
+        nonlocal reached
+        reached = views[0].height or 0
+        return views[0].state == "ready" and reached >= goal
 
     name = record.validators[index].name
     wait_network(folder, one, returned, what=f"the return of {name}", timeout_s=timeout_s)
-    return goal
+    return reached
 
 
 def _explain_end(folder: Path, validator: ValidatorRecord) -> NotReady:

@@ -9,6 +9,7 @@ from atpar.cli.testnet.ask import ask
 from atpar.cli.testnet.network import NodeView, look
 from atpar.cli.testnet.record import TestnetRecord
 from atpar.cli.testnet.scrape import Window, fetch_pages, read_counts
+from atpar.ledger.certificates import compute_quorum
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,6 +45,18 @@ def list_rows(views: Sequence[NodeView], validators: dict[str, Any] | None) -> l
         ]
         for each in views
     ]
+
+
+def explain_standstill(views: Sequence[NodeView]) -> str | None:
+    """Return why no block can become final, or None when nothing stands in the way."""
+    quorum = compute_quorum(len(views))
+    running = sum(view.is_running for view in views)
+    if running >= quorum:
+        return None
+    return (
+        f"no quorum: {running} of {len(views)} validators run, {quorum} are needed;"
+        " no block becomes final until more are restarted"
+    )
 
 
 HEADINGS: Final = ("", "bank", "state", "height", "view", "lag", "missed", "API")
