@@ -281,7 +281,7 @@ def build_params() -> GenesisParams:
         max_block_bytes=MAX_BLOCK_BYTES,
         max_block_transactions=MAX_BLOCK_TRANSACTIONS,
         epoch_blocks=1_000_000,
-        block_interval_ms=50,
+        block_interval_ms=25,
         heartbeat_ms=5_000,
         delta_ms=200,
     )
