@@ -1,5 +1,6 @@
 """`atpar verify`: check a receipt or proof with the genesis document alone, no node at hand."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ from atpar.cli.files import read_input
 from atpar.cli.output import TICK, clean, fields, table
 from atpar.ledger.codes import MEANINGS, Code
 from atpar.ledger.errors import NonCanonical, ProofInvalid
-from atpar.ledger.jsonform import operation_name, to_json
+from atpar.ledger.jsonform import JsonInvalid, operation_name, parse_json, to_json
 from atpar.ledger.limits import MAX_PROOF_BYTES
 from atpar.ledger.proofs import (
     PROOF_FILE,
@@ -62,15 +63,34 @@ def verify_command(state: State, *, proof: Path) -> None:
         state.output.show({"file": str(proof), **values}, lines)
         return
     try:
-        verified = verify_proof(decode_proof(data), compute_trust_root(chain.document))
+        within = _find_proof_within(data)
+        verified = verify_proof(decode_proof(within or data), compute_trust_root(chain.document))
     except ProofInvalid as error:
         found = explain(error)
         assert isinstance(found, RefusedByLedger)
         raise RefusedByLedger(
             f"{proof}: {found.message}", advice=found.advice, code=found.code
         ) from error
+    if within is not None:
+        state.output.warn(f"{proof} is a node's answer: only the proof in it was looked at")
     values, lines = describe_verified(verified, chain)
     state.output.show({"file": str(proof), **values}, lines)
+
+
+def _find_proof_within(data: bytes) -> bytes | None:
+    """Return the proof inside an API's answer to `?proof=1`; None if this is no such answer.
+
+    What stands around it is the node's word alone, and nothing that is shown comes from there.
+    """
+    if data.lstrip()[:1] != b"{":
+        return None
+    try:
+        value = parse_json(data, max_bytes=2 * MAX_PROOF_BYTES)
+    except JsonInvalid as error:
+        raise ProofInvalid(str(error)) from error
+    if "format" in value or not isinstance(value.get("proof"), dict):
+        return None
+    return json.dumps(value["proof"]).encode()
 
 
 def _verify_evidence(path: Path, data: bytes, chain: Chain) -> Described:

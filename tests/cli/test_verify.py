@@ -142,3 +142,22 @@ def test_balance_and_solvency_proofs_verify_offline(receipt, tmp_path):
     rows = {row["asset"]: row for row in proven["assets"]}
     assert rows[HKD]["posted"] == rows[HKD]["supply"] == "100000"
     assert "1,000.00" in desk.run_offline("verify", solvency).out
+
+
+def test_proof_inside_an_api_answer_verifies_and_only_that_is_believed(receipt, tmp_path):
+    desk, _ = receipt
+    solvency, answer = tmp_path / "solvency.json", tmp_path / "answer.json"
+    assert desk.run("asset", "show", HKD, "--proof", solvency).exit_code == 0
+    proof = json.loads(solvency.read_text())
+    answer.write_text(json.dumps({"asset": HKD, "supply": "999", "proof": proof}))
+    shown = desk.run_offline("verify", answer, "--json")
+    assert shown.exit_code == 0, shown.err
+    assert "only the proof in it was looked at" in shown.err
+    rows = {row["asset"]: row for row in shown.json["assets"]}
+    assert rows[HKD]["supply"] == "100000"
+    proof["checksum"] = "00" + proof["checksum"][2:]
+    answer.write_text(json.dumps({"proof": proof}))
+    assert desk.run_offline("verify", answer).exit_code == 6
+    for text in ('{"proof": null}', '{"proof": {"proof": {}}}', '{"a": [1, 2]}', "{"):
+        answer.write_text(text)
+        assert desk.run_offline("verify", answer).exit_code == 6
