@@ -11,8 +11,8 @@ from atpar.cli.errors import RefusedByLedger, explain
 from atpar.cli.fetch import fetch
 from atpar.cli.files import write_over
 from atpar.cli.output import TICK, fields, table
-from atpar.consensus.evidence import get_place
 from atpar.ledger.errors import ProofInvalid
+from atpar.ledger.evidence import get_place
 from atpar.ledger.jsonform import JsonInvalid, from_json
 from atpar.ledger.proofs import compute_trust_root
 from atpar.node.evidence import (
@@ -117,7 +117,7 @@ def check_evidence(file: EvidenceFile, chain: Chain) -> tuple[dict[str, Any], li
         "participant": evidence.participant,
         "epoch": epoch,
         "view": view,
-        "validators": validators.size,
+        "validators": len(validators.members),
     }
     head = f"{TICK} {evidence.participant} signed {KINDS[type(evidence)]}"
     shown = [("epoch", epoch), ("view", view), ("id", values["id"])]

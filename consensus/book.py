@@ -17,16 +17,15 @@ from atpar.consensus.effects import (
     RaiseAlarm,
     ReportEvidence,
 )
-from atpar.consensus.evidence import build_evidence
 from atpar.consensus.limits import MAX_CERTIFICATES_PER_ANSWER, MAX_EVIDENCE_PER_VALIDATOR
-from atpar.consensus.messages import Notarize, Vote
 from atpar.consensus.records import JournalLostRecord
 from atpar.consensus.safety import GateState, SigningGate
 from atpar.consensus.types import PeerId
 from atpar.consensus.validators import ValidatorSet
 from atpar.consensus.views import ViewState, find_conflicts
-from atpar.consensus.votes import Verify, get_body, verify_vote
 from atpar.ledger.certificates import Certificate
+from atpar.ledger.evidence import build_evidence
+from atpar.ledger.votes import Notarize, Verify, Vote, get_body, verify_vote
 
 
 class Taken(Enum):

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import assert_never
 
-from atpar.consensus.messages import Finalize, Notarize, Nullify, Vote
 from atpar.consensus.validators import ValidatorSet
-from atpar.consensus.votes import Verify
 from atpar.ledger.certificates import (
     Certificate,
     Finalization,
@@ -18,6 +16,7 @@ from atpar.ledger.certificates import (
     encode_bitmap,
 )
 from atpar.ledger.errors import ProofInvalid
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Verify, Vote
 
 
 def get_statement(certificate: Certificate) -> Proposition | NullifyBody:

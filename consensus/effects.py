@@ -24,11 +24,11 @@ before or after, in the order given. A vote that awaits its fsync already counts
 from dataclasses import dataclass
 from enum import StrEnum
 
-from atpar.consensus.evidence import Evidence
 from atpar.consensus.messages import BlockRequest, Message, SyncRequest
 from atpar.consensus.records import JournalRecord
 from atpar.consensus.types import BlockInfo, PeerId
 from atpar.ledger.certificates import Finalization, Proposition
+from atpar.ledger.evidence import Evidence
 
 
 class Cause(StrEnum):

@@ -31,7 +31,7 @@ from atpar.consensus.limits import (
     MAX_HELD_BODY_BYTES,
     MAX_UNFINAL_BYTES,
 )
-from atpar.consensus.messages import Finalize, Message, Notarize, Nullify, Proposal, Vote
+from atpar.consensus.messages import Message, Proposal
 from atpar.consensus.proposals import Timeliness, find_fault, judge_time
 from atpar.consensus.records import (
     BodyRecord,
@@ -43,7 +43,6 @@ from atpar.consensus.safety import GateState
 from atpar.consensus.state import EpochState
 from atpar.consensus.types import BlockInfo, PeerId
 from atpar.consensus.views import ViewState
-from atpar.consensus.votes import get_body
 from atpar.ledger.certificates import (
     Certificate,
     Finalization,
@@ -54,6 +53,7 @@ from atpar.ledger.certificates import (
 )
 from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.hashing import SignKind
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote, get_body
 
 _KIND_OF: dict[type[Certificate], type[Vote]] = {
     Notarization: Notarize,

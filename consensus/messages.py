@@ -4,7 +4,7 @@ Votes carry no signer: a vote counts as the vote of the peer at the other end of
 connection, and its signature must verify under that peer's key, so nobody can speak for another.
 Certificates prove themselves and are welcome from anyone.
 
-    votes            Notarize, Nullify, Finalize
+    votes            Notarize, Nullify, Finalize                     (atpar.ledger.votes)
     proposal         Proposal: the leader's notarize and the whole block
     certificates     Notarization, Nullification, Finalization (atpar.ledger.certificates)
     fetch            BlockRequest -> BlockResponse
@@ -31,38 +31,13 @@ from atpar.ledger.certificates import (
     Finalization,
     Notarization,
     Nullification,
-    NullifyBody,
-    Proposition,
 )
 from atpar.ledger.codec import Codec, Wire, encode
 from atpar.ledger.limits import MAX_BLOCK_BYTES
-from atpar.ledger.types import Count, Hash, Height, SignatureBytes
+from atpar.ledger.types import Count, Hash, Height
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote
 
 BlockBytes = Annotated[bytes, Meta(max_length=MAX_BLOCK_BYTES)]
-
-
-class Notarize(Wire, frozen=True, tag=16):
-    """I verified this block and, in this view, vote for no other."""
-
-    proposition: Proposition
-    signature: SignatureBytes
-
-
-class Nullify(Wire, frozen=True, tag=17):
-    """I shall not finalize anything in this view."""
-
-    body: NullifyBody
-    signature: SignatureBytes
-
-
-class Finalize(Wire, frozen=True, tag=18):
-    """I hold the notarization of this block, certified it, and never nullify its view."""
-
-    proposition: Proposition
-    signature: SignatureBytes
-
-
-Vote = Notarize | Nullify | Finalize
 
 
 class Proposal(Wire, frozen=True, tag=20):

@@ -6,10 +6,11 @@ restart repeats identical bytes and never signs anew.
 """
 
 from atpar.consensus.limits import MAX_RECORD_BYTES
-from atpar.consensus.messages import BlockBytes, Vote
+from atpar.consensus.messages import BlockBytes
 from atpar.ledger.certificates import Certificate, Proposition
 from atpar.ledger.codec import Codec, Wire, encode
 from atpar.ledger.types import Count, Hash, Height
+from atpar.ledger.votes import Vote
 
 
 class EpochOpenedRecord(Wire, frozen=True, tag=1):

@@ -16,13 +16,13 @@ from msgspec import Meta
 
 from atpar.consensus.types import EpochStart, Tip
 from atpar.consensus.validators import ValidatorSet
-from atpar.consensus.votes import Verify
 from atpar.ledger.blocks import ValidatorKey
 from atpar.ledger.codec import Codec, Wire, encode
 from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.hashing import SignKind, compute_sign_bytes
 from atpar.ledger.limits import MAX_VALIDATORS
 from atpar.ledger.types import Count, Hash, Height, ParticipantCode, SignatureBytes
+from atpar.ledger.votes import Verify
 
 
 class RecoveryBody(Wire, frozen=True):

@@ -124,10 +124,7 @@ from atpar.consensus.messages import (
     BlockResponse,
     CertificatesRequest,
     CertificatesResponse,
-    Finalize,
     Message,
-    Notarize,
-    Nullify,
     Proposal,
     Request,
     Response,
@@ -141,9 +138,9 @@ from atpar.consensus.restart import EpochRecords, list_records, read_journal, re
 from atpar.consensus.safety import GateState, SigningGate
 from atpar.consensus.types import BlockInfo, EpochStart, PeerId, Ports, ReplicaConfig, Tip
 from atpar.consensus.validators import ValidatorSet
-from atpar.consensus.votes import get_body, verify_vote
 from atpar.ledger.certificates import Certificate, Finalization, Notarization, Nullification
 from atpar.ledger.errors import ProofInvalid
+from atpar.ledger.votes import Finalize, Notarize, Nullify, get_body, verify_vote
 
 
 class Replica:

@@ -21,7 +21,7 @@ from atpar.consensus.records import (
     VoteRecord,
 )
 from atpar.consensus.types import BlockInfo, Ports
-from atpar.consensus.votes import get_body
+from atpar.ledger.votes import get_body
 
 
 @dataclass(slots=True)

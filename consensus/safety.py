@@ -11,10 +11,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import assert_never
 
-from atpar.consensus.messages import Finalize, Notarize, Nullify, Vote
-from atpar.consensus.votes import get_body
 from atpar.ledger.certificates import Notarization, NullifyBody, Proposition, compute_vote_bytes
 from atpar.ledger.hashing import SignKind
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote, get_body
 
 Sign = Callable[[bytes], bytes]
 """Sign bytes -> signature by this validator's vote key."""

@@ -11,7 +11,7 @@ from atpar.consensus.effects import Effect
 from atpar.consensus.finality import FinalChain
 from atpar.consensus.leader import compute_leaders
 from atpar.consensus.limits import MAX_CERTIFICATES_PER_ANSWER
-from atpar.consensus.messages import Message, Notarize, Proposal
+from atpar.consensus.messages import Message, Proposal
 from atpar.consensus.pacemaker import Pacemaker
 from atpar.consensus.proposals import Parent
 from atpar.consensus.records import (
@@ -23,7 +23,6 @@ from atpar.consensus.records import (
 )
 from atpar.consensus.safety import GateState, SigningGate
 from atpar.consensus.types import EpochStart, PeerId, Ports, ReplicaConfig, Tip
-from atpar.consensus.votes import get_body
 from atpar.ledger.certificates import (
     Certificate,
     Finalization,
@@ -32,6 +31,7 @@ from atpar.ledger.certificates import (
     Proposition,
     decode_bitmap,
 )
+from atpar.ledger.votes import Notarize, get_body
 
 
 class EpochState:

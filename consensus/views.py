@@ -4,7 +4,6 @@ Votes that no longer matter for a certificate are kept unverified, only so that 
 one is noticed; a verified vote is never replaced. Counting looks at verified votes alone.
 """
 
-from atpar.consensus.messages import Finalize, Notarize, Nullify, Vote
 from atpar.ledger.certificates import (
     Certificate,
     Finalization,
@@ -13,6 +12,7 @@ from atpar.ledger.certificates import (
     NullifyBody,
     Proposition,
 )
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote
 
 Statement = Proposition | NullifyBody
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from atpar.consensus.effects import AlarmKind
 from atpar.consensus.events import CommitSynced, PeerConnected, PeerDisconnected, Ticked
-from atpar.consensus.evidence import Evidence
 from atpar.consensus.messages import BlockRequest, Lane, SyncRequest
 from atpar.consensus.types import EpochStart
 from atpar.ledger.codes import Code
+from atpar.ledger.evidence import Evidence
 from atpar.ledger.keys import SignedTriple
 from atpar.ledger.transactions import Transaction
 from atpar.node.store import FinalBlock

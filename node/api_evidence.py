@@ -1,6 +1,6 @@
 """Routes about evidence: who signed what excludes itself, and the file that shows it."""
 
-from atpar.consensus.evidence import Evidence, get_place
+from atpar.ledger.evidence import Evidence, get_place
 from atpar.node.api_forms import EvidenceForm, EvidenceItem, EvidenceListForm
 from atpar.node.api_http import Answer, Call
 from atpar.node.evidence import build_evidence_file, compute_evidence_id, get_kind

@@ -28,8 +28,8 @@ from typing import Protocol, TypeVar
 import trio
 
 from atpar.consensus.events import CommitSynced, PeerConnected, PeerDisconnected, Ticked
-from atpar.consensus.evidence import Evidence
 from atpar.consensus.messages import Lane, encode_message
+from atpar.ledger.evidence import Evidence
 from atpar.ledger.keys import SignedTriple
 from atpar.ledger.transactions import Transaction
 from atpar.node import actions

@@ -9,7 +9,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from atpar.consensus.evidence import (
+from atpar.ledger.blocks import ValidatorSetId
+from atpar.ledger.codec import Codec, Wire
+from atpar.ledger.errors import ProofInvalid
+from atpar.ledger.evidence import (
     ConflictingFinalize,
     ConflictingNotarize,
     Evidence,
@@ -18,9 +21,6 @@ from atpar.consensus.evidence import (
     get_place,
     verify_evidence,
 )
-from atpar.consensus.validators import ValidatorSet
-from atpar.ledger.codec import Codec, Wire
-from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.jsonform import JsonInvalid, from_json, operation_name, parse_json, to_json
 from atpar.ledger.limits import MAX_EPOCH_STEPS, MAX_PROOF_BYTES
@@ -82,7 +82,7 @@ def render_evidence_file(file: EvidenceFile) -> bytes:
     return msgspec.json.format(msgspec.json.encode(to_json(file)), indent=2) + b"\n"
 
 
-def verify_evidence_file(file: EvidenceFile, trust: TrustRoot) -> ValidatorSet:
+def verify_evidence_file(file: EvidenceFile, trust: TrustRoot) -> ValidatorSetId:
     """Check an evidence file completely; return the set of the epoch that it is about.
 
     Raises:
@@ -92,6 +92,5 @@ def verify_evidence_file(file: EvidenceFile, trust: TrustRoot) -> ValidatorSet:
     epoch, _ = get_place(file.evidence)
     if epoch != members.epoch:
         raise ProofInvalid(f"evidence: of epoch {epoch}, the steps lead to epoch {members.epoch}")
-    validators = ValidatorSet.from_id(members)
-    verify_evidence(file.evidence, trust.chain_id, validators)
-    return validators
+    verify_evidence(file.evidence, trust.chain_id, members)
+    return members

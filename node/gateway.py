@@ -15,11 +15,11 @@ from typing import Protocol
 
 import msgspec
 
-from atpar.consensus.evidence import Evidence
 from atpar.ledger.blocks import Block, Header
 from atpar.ledger.certificates import Finalization
 from atpar.ledger.codec import Wire
 from atpar.ledger.codes import Code
+from atpar.ledger.evidence import Evidence
 from atpar.ledger.proofs import EpochStep
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import ValidatorSet

@@ -32,11 +32,11 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 from msgspec import Meta
 
-from atpar.consensus.evidence import EVIDENCE, Evidence, encode_evidence, get_place
 from atpar.consensus.recovery import RECOVERY, RecoveryBody, RecoveryDocument
 from atpar.ledger.blocks import BLOCK, HEADER, Block, Header
 from atpar.ledger.certificates import FINALIZATION, Finalization
 from atpar.ledger.codec import Codec, Wire, encode
+from atpar.ledger.evidence import EVIDENCE, Evidence, encode_evidence, get_place
 from atpar.ledger.limits import MAX_BLOCK_OPS, MAX_BLOCK_TRANSACTIONS
 from atpar.ledger.proofs import EpochStep, FinalityProof
 from atpar.ledger.receipts import Receipt

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from atpar.consensus.messages import Finalize, Notarize, Nullify, decode_message
+from atpar.consensus.messages import decode_message
 from atpar.consensus.validators import ValidatorSet
 from atpar.ledger.certificates import decode_bitmap
 from atpar.ledger.errors import NonCanonical
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 from atpar.node.clock import Clock
 from atpar.node.limits import MAX_WATCHED_VIEWS, VOTE_GRACE_MS
 from atpar.node.metrics import Metrics

@@ -42,10 +42,7 @@ from atpar.consensus.events import (
 from atpar.consensus.limits import MAX_SYNC_BLOCKS, MAX_SYNC_BYTES
 from atpar.consensus.messages import (
     BlockResponse,
-    Finalize,
     Message,
-    Notarize,
-    Nullify,
     Proposal,
     SyncResponse,
     decode_message,
@@ -60,8 +57,8 @@ from atpar.consensus.records import (
 )
 from atpar.consensus.replica import Replica
 from atpar.consensus.types import BlockInfo, EpochStart, Ports, ReplicaConfig, Timing, Tip
-from atpar.consensus.votes import get_body
 from atpar.ledger.certificates import Finalization
+from atpar.ledger.votes import Finalize, Notarize, Nullify, get_body
 from tests.consensus.fakes import (
     CHAIN_ID,
     GENESIS,

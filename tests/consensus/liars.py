@@ -3,16 +3,9 @@
 from collections.abc import Callable
 
 from atpar.consensus.effects import Broadcast, Effect, EnterView, Send
-from atpar.consensus.messages import (
-    BlockResponse,
-    Finalize,
-    Notarize,
-    Nullify,
-    Proposal,
-    Vote,
-)
-from atpar.consensus.votes import compute_signed_bytes
+from atpar.consensus.messages import BlockResponse, Proposal
 from atpar.ledger.certificates import NullifyBody, Proposition
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote, compute_signed_bytes
 from tests.consensus.cluster import Node
 from tests.consensus.fakes import (
     CHAIN_ID,

@@ -28,20 +28,11 @@ from atpar.consensus.events import (
     Ticked,
 )
 from atpar.consensus.leader import compute_leaders
-from atpar.consensus.messages import (
-    Finalize,
-    Message,
-    Notarize,
-    Nullify,
-    Proposal,
-    Vote,
-    VotesResponse,
-)
+from atpar.consensus.messages import Message, Proposal, VotesResponse
 from atpar.consensus.records import EpochOpenedRecord, JournalRecord
 from atpar.consensus.replica import Replica
 from atpar.consensus.safety import GateState
 from atpar.consensus.types import BlockInfo, EpochStart, Ports, ReplicaConfig, Timing, Tip
-from atpar.consensus.votes import compute_signed_bytes
 from atpar.ledger.certificates import (
     Finalization,
     Notarization,
@@ -49,6 +40,7 @@ from atpar.ledger.certificates import (
     NullifyBody,
     Proposition,
 )
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote, compute_signed_bytes
 from tests.consensus.fakes import (
     CHAIN_ID,
     GENESIS,

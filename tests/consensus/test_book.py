@@ -5,15 +5,15 @@ import pytest
 from atpar.consensus import book as book_module
 from atpar.consensus import engine as engine_module
 from atpar.consensus.effects import AlarmKind, Halt, ReportEvidence
-from atpar.consensus.evidence import (
+from atpar.consensus.safety import GateState
+from atpar.ledger.certificates import NullifyBody, Proposition
+from atpar.ledger.evidence import (
     ConflictingFinalize,
     ConflictingNotarize,
     Evidence,
     NullifyFinalize,
 )
-from atpar.consensus.messages import Finalize, Notarize, Nullify
-from atpar.consensus.safety import GateState
-from atpar.ledger.certificates import NullifyBody, Proposition
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 from tests.consensus.solo import Solo
 
 OTHER = Proposition(0, 1, 0, b"o" * 32)

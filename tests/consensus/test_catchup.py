@@ -24,9 +24,6 @@ from atpar.consensus.messages import (
     BlockResponse,
     CertificatesRequest,
     CertificatesResponse,
-    Finalize,
-    Notarize,
-    Nullify,
     Proposal,
     SyncRequest,
     SyncResponse,
@@ -44,6 +41,7 @@ from atpar.consensus.records import (
 from atpar.consensus.safety import GateState
 from atpar.consensus.types import Tip
 from atpar.ledger.certificates import Finalization, Nullification, Proposition
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 from tests.consensus.fakes import GENESIS, decode_block, digest_of
 from tests.consensus.solo import Solo, opening
 

@@ -9,8 +9,6 @@ from atpar.consensus.messages import (
     BlockResponse,
     CertificatesRequest,
     CertificatesResponse,
-    Finalize,
-    Nullify,
     Proposal,
     SyncRequest,
     SyncResponse,
@@ -21,6 +19,7 @@ from atpar.consensus.records import EpochOpenedRecord, JournalLostRecord, VoteRe
 from atpar.consensus.safety import GateState
 from atpar.consensus.types import EpochStart, Tip
 from atpar.ledger.certificates import Finalization, NullifyBody, Proposition
+from atpar.ledger.votes import Finalize, Nullify
 from tests.consensus.cluster import Cluster, Link
 from tests.consensus.fakes import NAMES, decode_block, make_validators
 from tests.consensus.solo import Solo, opening

@@ -2,7 +2,7 @@
 
 import pytest
 
-from atpar.consensus.evidence import ConflictingNotarize, NullifyFinalize
+from atpar.ledger.evidence import ConflictingNotarize, NullifyFinalize
 from tests.consensus.cluster import Cluster, Link
 from tests.consensus.liars import LIARS
 

@@ -3,17 +3,6 @@
 import msgpack
 import pytest
 
-from atpar.consensus.evidence import (
-    ConflictingFinalize,
-    ConflictingNotarize,
-    Evidence,
-    NullifyFinalize,
-    build_evidence,
-    decode_evidence,
-    encode_evidence,
-    get_place,
-    verify_evidence,
-)
 from atpar.consensus.leader import compute_leaders
 from atpar.consensus.limits import (
     MAX_CERTIFICATES_PER_ANSWER,
@@ -26,15 +15,11 @@ from atpar.consensus.messages import (
     BlockResponse,
     CertificatesRequest,
     CertificatesResponse,
-    Finalize,
     Lane,
     Message,
-    Notarize,
-    Nullify,
     Proposal,
     SyncRequest,
     SyncResponse,
-    Vote,
     VotesRequest,
     VotesResponse,
     decode_message,
@@ -53,7 +38,6 @@ from atpar.consensus.records import (
     encode_record,
 )
 from atpar.consensus.validators import ValidatorSet
-from atpar.consensus.votes import compute_signed_bytes
 from atpar.ledger.blocks import ValidatorKey, ValidatorSetId
 from atpar.ledger.certificates import (
     Finalization,
@@ -63,7 +47,19 @@ from atpar.ledger.certificates import (
     Proposition,
 )
 from atpar.ledger.errors import NonCanonical, ProofInvalid
+from atpar.ledger.evidence import (
+    ConflictingFinalize,
+    ConflictingNotarize,
+    Evidence,
+    NullifyFinalize,
+    build_evidence,
+    decode_evidence,
+    encode_evidence,
+    get_place,
+    verify_evidence,
+)
 from atpar.ledger.limits import MAX_BLOCK_BYTES
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote, compute_signed_bytes
 
 P = Proposition(1, 7, 6, b"d" * 32)
 BODY = NullifyBody(1, 7)
@@ -217,10 +213,10 @@ CHAIN_ID = b"c" * 32
 
 
 @pytest.fixture(scope="module")
-def liar() -> tuple[ValidatorSet, "Signer"]:
+def liar() -> tuple[ValidatorSetId, "Signer"]:
     signer = Signer()
     members = (*keys(3), ValidatorKey("LIAR", signer.public_key))
-    return ValidatorSet(1, members), signer
+    return ValidatorSetId(1, members), signer
 
 
 class Signer:
@@ -257,7 +253,7 @@ def make_evidence(sign: Signer) -> list[Evidence]:
 
 
 def test_evidence_of_each_kind_verifies_and_survives_its_bytes(
-    liar: tuple[ValidatorSet, Signer],
+    liar: tuple[ValidatorSetId, Signer],
 ) -> None:
     validators, sign = liar
     kinds = []
@@ -269,7 +265,7 @@ def test_evidence_of_each_kind_verifies_and_survives_its_bytes(
     assert kinds == [ConflictingNotarize, ConflictingFinalize, NullifyFinalize, NullifyFinalize]
 
 
-def test_evidence_with_any_byte_changed_is_refused(liar: tuple[ValidatorSet, Signer]) -> None:
+def test_evidence_with_any_byte_changed_is_refused(liar: tuple[ValidatorSetId, Signer]) -> None:
     validators, sign = liar
     for evidence in make_evidence(sign):
         data = encode_evidence(evidence)
@@ -281,7 +277,7 @@ def test_evidence_with_any_byte_changed_is_refused(liar: tuple[ValidatorSet, Sig
 
 
 def test_messages_that_an_honest_validator_may_both_send_are_no_evidence(
-    liar: tuple[ValidatorSet, Signer],
+    liar: tuple[ValidatorSetId, Signer],
 ) -> None:
     validators, sign = liar
     notarize, finalize = sign(Notarize(P, SIG)), sign(Finalize(P, SIG))
@@ -300,11 +296,11 @@ def test_messages_that_an_honest_validator_may_both_send_are_no_evidence(
             verify_evidence(evidence, CHAIN_ID, validators)
 
 
-def test_evidence_of_another_epoch_or_chain_is_refused(liar: tuple[ValidatorSet, Signer]) -> None:
+def test_evidence_of_another_epoch_or_chain_is_refused(liar: tuple[ValidatorSetId, Signer]) -> None:
     validators, sign = liar
     evidence = make_evidence(sign)[0]
     with pytest.raises(ProofInvalid, match="epoch"):
-        verify_evidence(evidence, CHAIN_ID, ValidatorSet(2, validators.members))
+        verify_evidence(evidence, CHAIN_ID, ValidatorSetId(2, validators.members))
     with pytest.raises(ProofInvalid, match="does not verify"):
         verify_evidence(evidence, b"x" * 32, validators)
 

@@ -12,7 +12,6 @@ from atpar.consensus.effects import (
     VerifyBlock,
 )
 from atpar.consensus.events import BlockBuilt, BuildFailed
-from atpar.consensus.messages import Finalize, Notarize, Nullify
 from atpar.consensus.records import (
     BodyRecord,
     CertificateRecord,
@@ -20,6 +19,7 @@ from atpar.consensus.records import (
     VoteRecord,
 )
 from atpar.ledger.certificates import Finalization, Notarization, Nullification, Proposition
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 from tests.consensus.fakes import GENESIS, decode_block
 from tests.consensus.solo import GENESIS_TIME_MS, Solo
 

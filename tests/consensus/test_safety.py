@@ -2,10 +2,10 @@
 
 import pytest
 
-from atpar.consensus.messages import Finalize, Notarize, Nullify
 from atpar.consensus.safety import GateState, SigningGate
 from atpar.ledger.certificates import Notarization, NullifyBody, Proposition
 from atpar.ledger.hashing import SignKind
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 
 P = Proposition(0, 5, 4, b"p" * 32)
 OTHER = Proposition(0, 5, 4, b"o" * 32)

@@ -3,7 +3,7 @@
 import pytest
 
 from atpar.consensus.events import PeerDisconnected
-from atpar.consensus.messages import Nullify
+from atpar.ledger.votes import Nullify
 from tests.consensus.cluster import Cluster, Link
 from tests.consensus.solo import Solo
 

@@ -12,20 +12,18 @@ from atpar.consensus.effects import (
     VerifyBlock,
 )
 from atpar.consensus.events import BlockVerdict, Ticked
-from atpar.consensus.evidence import ConflictingNotarize
 from atpar.consensus.messages import (
     BlockRequest,
     BlockResponse,
     CertificatesRequest,
     CertificatesResponse,
-    Finalize,
-    Notarize,
-    Nullify,
     VotesResponse,
 )
 from atpar.consensus.records import JournalLostRecord, JournalRecord
 from atpar.consensus.safety import GateState
 from atpar.ledger.certificates import Notarization, Proposition
+from atpar.ledger.evidence import ConflictingNotarize
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 from tests.consensus.cluster import Cluster
 from tests.consensus.solo import Solo, opening
 

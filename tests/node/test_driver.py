@@ -8,17 +8,10 @@ import trio
 import trio.testing
 
 from atpar.consensus.effects import AlarmKind
-from atpar.consensus.messages import (
-    Lane,
-    Notarize,
-    Nullify,
-    Proposal,
-    SyncRequest,
-    decode_message,
-    encode_message,
-)
+from atpar.consensus.messages import Lane, Proposal, SyncRequest, decode_message, encode_message
 from atpar.ledger.keys import SignedTriple
 from atpar.ledger.transactions import Transaction
+from atpar.ledger.votes import Notarize, Nullify
 from atpar.node import actions
 from atpar.node import driver as driver_module
 from atpar.node.errors import DiskFault, Halted, VerifierBusy

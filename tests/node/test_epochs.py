@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from atpar.consensus.messages import Finalize, Notarize, Nullify, decode_message
+from atpar.consensus.messages import decode_message
 from atpar.ledger.blocks import ValidatorSetId
 from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.operations import NewValidator, SetValidators
@@ -14,6 +14,7 @@ from atpar.ledger.proofs import (
     verify_finality,
 )
 from atpar.ledger.transactions import Transaction
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 from atpar.node.store import Store
 from tests.ledger.test_members import new_participant
 from tests.ledger.world import (

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from atpar.consensus.evidence import Evidence, build_evidence
-from atpar.consensus.messages import Finalize, Notarize, Nullify, Vote
 from atpar.ledger.certificates import NullifyBody, Proposition, compute_vote_bytes
 from atpar.ledger.errors import ProofInvalid
+from atpar.ledger.evidence import Evidence, build_evidence
 from atpar.ledger.hashing import SignKind
 from atpar.ledger.jsonform import to_json
 from atpar.ledger.proofs import compute_trust_root
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote
 from atpar.node.evidence import (
     build_evidence_file,
     compute_evidence_id,

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from atpar.consensus.messages import Finalize, Notarize, Nullify, decode_message
+from atpar.consensus.messages import decode_message
 from atpar.consensus.records import CertificateRecord
-from atpar.consensus.votes import get_body
 from atpar.ledger.certificates import Finalization, Proposition
 from atpar.ledger.errors import ProofInvalid
+from atpar.ledger.votes import Finalize, Notarize, Nullify, get_body
 from atpar.node.datadir import make_opening, open_votes, read_position
 from atpar.node.errors import JournalMissing
 from atpar.node.journal import create_journal

@@ -9,7 +9,6 @@ from atpar.consensus.effects import AlarmKind, BuildBlock, Cause, VerifyBlock
 from atpar.consensus.messages import (
     BlockRequest,
     Lane,
-    Notarize,
     Proposal,
     SyncRequest,
     decode_message,
@@ -25,6 +24,7 @@ from atpar.ledger.merkle import compute_root
 from atpar.ledger.records import BALANCES, NO_BALANCE, balance_key
 from atpar.ledger.state import MemoryBacking
 from atpar.ledger.transactions import Transaction, decode_transaction, encode_envelope
+from atpar.ledger.votes import Notarize
 from atpar.node import actions
 from atpar.node.bodies import describe
 from atpar.node.errors import JournalLost

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 from msgspec.structs import replace
 
-from atpar.consensus.messages import Finalize, Notarize, Nullify, encode_message
+from atpar.consensus.messages import encode_message
 from atpar.consensus.validators import ValidatorSet
 from atpar.ledger.blocks import Header, ValidatorKey
 from atpar.ledger.certificates import Finalization, NullifyBody, Proposition, encode_bitmap
 from atpar.ledger.codec import encode
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 from atpar.node.limits import MAX_WATCHED_VIEWS, VOTE_GRACE_MS
 from atpar.node.metrics import Metrics
 from atpar.node.votewatch import VoteWatch

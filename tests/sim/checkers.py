@@ -7,17 +7,8 @@ is the cause.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from atpar.consensus.messages import (
-    Finalize,
-    Lane,
-    Notarize,
-    Nullify,
-    Proposal,
-    Vote,
-    decode_message,
-)
+from atpar.consensus.messages import Lane, Proposal, decode_message
 from atpar.consensus.records import VoteRecord, encode_record
-from atpar.consensus.votes import get_body
 from atpar.ledger.certificates import (
     Certificate,
     Finalization,
@@ -30,6 +21,7 @@ from atpar.ledger.invariants import check_invariants
 from atpar.ledger.keys import SignedTriple
 from atpar.ledger.records import SECTIONS
 from atpar.ledger.state import Base, MemoryBacking, Overlay
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote, get_body
 from atpar.node import actions
 from atpar.node.store import FinalBlock, Store
 from tests.sim.cluster import PATH, Machine

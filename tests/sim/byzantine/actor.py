@@ -4,18 +4,10 @@ import random
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from atpar.consensus.messages import (
-    Finalize,
-    Lane,
-    Message,
-    Notarize,
-    Nullify,
-    decode_message,
-    encode_message,
-    get_lane,
-)
+from atpar.consensus.messages import Lane, Message, decode_message, encode_message, get_lane
 from atpar.ledger.certificates import NullifyBody, Proposition, compute_vote_bytes
 from atpar.ledger.hashing import SignKind
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster, Machine

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from atpar.consensus.messages import Finalize, Message, Notarize
+from atpar.consensus.messages import Message
+from atpar.ledger.votes import Finalize, Notarize
 from tests.sim.byzantine.actor import Actor
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from atpar.consensus.messages import Lane, Notarize, Proposal, decode_message
+from atpar.consensus.messages import Lane, Proposal, decode_message
 from atpar.ledger.errors import NonCanonical
+from atpar.ledger.votes import Notarize
 from tests.sim.byzantine.actor import Actor, Out
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from atpar.consensus.messages import Finalize, Message, Notarize, Nullify, Proposal
+from atpar.consensus.messages import Message, Proposal
 from atpar.ledger.certificates import Finalization, Notarization, Nullification
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 from tests.sim.byzantine.actor import Actor
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-from atpar.consensus.messages import Finalize, Message, Notarize, Nullify, Proposal
+from atpar.consensus.messages import Message, Proposal
 from atpar.ledger.certificates import Proposition
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 from tests.sim.byzantine.actor import Actor
 
 

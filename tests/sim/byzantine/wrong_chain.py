@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from atpar.consensus.messages import Finalize, Message, Notarize, Nullify, Proposal
+from atpar.consensus.messages import Message, Proposal
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 from tests.sim.byzantine.actor import Actor
 
 OTHER = b"\x07" * 32

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from atpar.consensus.messages import Finalize, Message, Notarize, Nullify, VotesRequest
+from atpar.consensus.messages import Message, VotesRequest
+from atpar.ledger.votes import Finalize, Notarize, Nullify
 from tests.sim.byzantine.actor import Actor
 
 

@@ -4,20 +4,14 @@ A piece of evidence convinces anyone who knows the chain id and the validator se
 invalid signature is never evidence: it proves nothing about the owner of the key.
 """
 
-from typing import Annotated, assert_never
+from typing import assert_never
 
-from msgspec import Meta
-
-from atpar.consensus.messages import Finalize, Notarize, Nullify, Vote
-from atpar.consensus.validators import ValidatorSet
-from atpar.consensus.votes import compute_signed_bytes, get_body
+from atpar.ledger.blocks import ValidatorSetId
 from atpar.ledger.codec import Codec, Wire, encode
 from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.keys import verify
-from atpar.ledger.limits import MAX_VALIDATORS
 from atpar.ledger.types import ParticipantCode
-
-SignerIndex = Annotated[int, Meta(ge=0, le=MAX_VALIDATORS - 1)]
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote, get_body, verify_vote
 
 
 class ConflictingNotarize(Wire, frozen=True, tag=1):
@@ -81,30 +75,35 @@ def get_place(evidence: Evidence) -> tuple[int, int]:
     return body.epoch, body.view
 
 
-def verify_evidence(evidence: Evidence, chain_id: bytes, validators: ValidatorSet) -> None:
+def find_pair_fault(evidence: Evidence) -> str | None:
+    """Return why one honest validator may send both messages, or None if none does."""
+    first, second = _get_pair(evidence)
+    body, other = get_body(first), get_body(second)
+    if (other.epoch, other.view) != (body.epoch, body.view):
+        return f"views {body.view} and {other.view} of epochs {body.epoch}, {other.epoch}"
+    if body == other:
+        return "both messages say the same"
+    return None
+
+
+def verify_evidence(evidence: Evidence, chain_id: bytes, validators: ValidatorSetId) -> None:
     """Check that the two messages exclude each other and are signed by the named validator.
 
     Raises:
         ProofInvalid: another epoch, not a member, messages that one honest validator may both
             send, or a signature that does not verify.
     """
-    first, second = _get_pair(evidence)
-    epoch, view = get_place(evidence)
+    epoch, code = get_place(evidence)[0], evidence.participant
     if epoch != validators.epoch:
         raise ProofInvalid(f"evidence: of epoch {epoch}, the set is of epoch {validators.epoch}")
-    index = validators.get_index(evidence.participant)
-    if index is None:
-        raise ProofInvalid(f"evidence: {evidence.participant} is no validator of epoch {epoch}")
-    other = get_body(second)
-    if (other.epoch, other.view) != (epoch, view):
-        raise ProofInvalid(
-            f"evidence: views {view} and {other.view} of epochs {epoch}, {other.epoch}"
-        )
-    if get_body(first) == other:
-        raise ProofInvalid("evidence: both messages say the same")
-    key = validators.members[index].vote_key
-    for vote in (first, second):
-        if not verify(key, compute_signed_bytes(vote, chain_id), vote.signature):
+    key = next((m.vote_key for m in validators.members if m.participant == code), None)
+    if key is None:
+        raise ProofInvalid(f"evidence: {code} is no validator of epoch {epoch}")
+    fault = find_pair_fault(evidence)
+    if fault is not None:
+        raise ProofInvalid(f"evidence: {fault}")
+    for vote in _get_pair(evidence):
+        if not verify_vote(vote, chain_id=chain_id, public_key=key, verify=verify):
             raise ProofInvalid(f"evidence: the {type(vote).__name__} signature does not verify")
 
 
