@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from tests.sim.profiles import PROFILES
 from tests.sim.runner import Outcome, Summary, compute_percentile, run_seed, run_seeds
@@ -105,6 +106,7 @@ def replay(options: argparse.Namespace) -> int:
 def wan(options: argparse.Namespace) -> int:
     """Print wide-area figures for every number of validators, one object or one line each."""
     rows = []
+    measured = []
     for validators in options.validators:
         faults = (validators - 1) // 3
         crashed = faults if options.crashed == "f" else int(options.crashed)
@@ -127,6 +129,7 @@ def wan(options: argparse.Namespace) -> int:
             row["all_payments_ms"] = summarize([last for _, last in times])
         else:
             figures = measure(setting)
+            measured.append((setting, figures))
             row["calm_ms"] = summarize(figures.calm)
             if crashed:
                 row["first_5_s_ms"] = summarize(figures.aftermath)
@@ -137,6 +140,12 @@ def wan(options: argparse.Namespace) -> int:
             print(row)
     if options.json:
         print(json.dumps({"commit": get_commit(), "rtt_ms": options.rtt, "rows": rows}))
+    if options.plot is not None and measured:
+        from tests.sim.plot import (
+            draw_finality,
+        )  # the one thing here that needs a package for tests
+
+        draw_finality(options.plot, measured)
     return 0
 
 
@@ -172,6 +181,7 @@ def main() -> int:
     command.add_argument("--seconds", type=int, default=20)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--heal", type=int, default=0, help="so many healed partitions instead")
+    command.add_argument("--plot", type=Path, help="draw the figures into this SVG file")
     command.add_argument("--json", action="store_true")
     options = parser.parse_args()
     result: int = options.act(options)
