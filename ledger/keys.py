@@ -13,7 +13,7 @@ multiplication by L, about a millisecond in Python, for each of thousands of key
 Source: ZIP 215, https://zips.z.cash/zip-0215; RFC 8032 section 5.1.3 for decoding.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from ed25519_zebra import ed_verify
@@ -42,9 +42,20 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
         return False
 
 
-def verify_batch(triples: Iterable[SignedTriple]) -> list[bool]:
+def verify_batch(triples: Sequence[SignedTriple]) -> list[bool]:
     """Return one verdict per triple, in order; a bad entry never spoils another."""
-    return [verify(key, message, signature) for key, message, signature in triples]
+    return verify_columns(*zip(*triples, strict=True)) if triples else []
+
+
+def verify_columns(
+    keys: Sequence[bytes], messages: Sequence[bytes], signatures: Sequence[bytes]
+) -> list[bool]:
+    """As `verify_batch`, of three columns of one length: the library is called from C alone."""
+    assert len(keys) == len(messages) == len(signatures)
+    try:
+        return list(map(ed_verify, signatures, messages, keys))
+    except ValueError:  # some versions of the library raise for a malformed entry
+        return list(map(verify, keys, messages, signatures))
 
 
 def is_registrable_key(public_key: bytes) -> bool:

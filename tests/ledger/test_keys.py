@@ -231,6 +231,35 @@ def test_one_bad_entry_spoils_no_other_in_a_batch() -> None:
     assert verify_batch([]) == []
 
 
+@pytest.mark.parametrize("raises", [False, True])
+def test_malformed_entries_of_a_batch_are_invalid(
+    monkeypatch: pytest.MonkeyPatch, raises: bool
+) -> None:
+    signer = SigningKey(bytes(32))
+    key, signature = bytes(signer.verify_key), signer.sign(MESSAGE).signature
+
+    def refuse(given: bytes, message: bytes, public_key: bytes) -> bool:
+        if len(given) != 64 or len(public_key) != 32:
+            raise ValueError("length")
+        return bool(library(given, message, public_key))
+
+    library = keys.ed_verify
+    if raises:
+        monkeypatch.setattr(keys, "ed_verify", refuse)
+    triples = [
+        (key, MESSAGE, signature),
+        (key[:31], MESSAGE, signature),
+        (key + b"\0", MESSAGE, signature),
+        (b"", MESSAGE, signature),
+        (key, MESSAGE, signature[:63]),
+        (key, MESSAGE, signature + b"\0"),
+        (key, MESSAGE, b""),
+        (key, MESSAGE, signature),
+    ]
+    assert verify_batch(triples) == [verify(*triple) for triple in triples]
+    assert verify_batch(triples) == [True, *[False] * 6, True]
+
+
 # ---- registration
 
 
