@@ -30,6 +30,7 @@ from atpar.cli.errors import (
     WrongUsage,
 )
 from atpar.cli.files import read_input, write_new
+from atpar.cli.flamegraph import flamegraphs_option, list_targets, sampling
 from atpar.cli.keyring import KeyRing, ask_passphrase
 from atpar.cli.output import fields, table
 from atpar.cli.recover import recover_group
@@ -386,8 +387,17 @@ def _issue_leaf(source: Path, target: Path, participant: str, registered: str) -
     type=click.Path(path_type=Path, dir_okay=False),
     help="Instead of keys.passphrase_file; ATPAR_PASSPHRASE and a prompt work too.",
 )  # fmt: skip
+@flamegraphs_option
 @pass_state
-def run(state: State, /, *, home: Path, passphrase_file: Path | None, **overrides: Any) -> None:
+def run(
+    state: State,
+    /,
+    *,
+    home: Path,
+    passphrase_file: Path | None,
+    flamegraphs: Path | None,
+    **overrides: Any,
+) -> None:
     """Run the node in the foreground until SIGTERM or SIGINT.
 
     Example: atpar node run --home alfa
@@ -399,7 +409,8 @@ def run(state: State, /, *, home: Path, passphrase_file: Path | None, **override
     from atpar.node.service import run_node
 
     passphrase = _find_passphrase(state, config.keys, passphrase_file)
-    trio.run(partial(run_node, config, passphrase=passphrase))
+    with sampling(*list_targets(flamegraphs, config.node.participant)):
+        trio.run(partial(run_node, config, passphrase=passphrase))
 
 
 def _find_passphrase(state: State, keys: KeysSection, given: Path | None) -> str | None:

@@ -1,8 +1,10 @@
 """`atpar bench`: the benchmarks as commands."""
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,10 +14,12 @@ import click
 from atpar.cli.bench.report import Report, run_profiled, show
 from atpar.cli.context import State, output_options, pass_state
 from atpar.cli.errors import InternalProblem
+from atpar.cli.flamegraph import FOLDED, PICTURE
+from atpar.cli.testnet.recipe import BANKS
 
 profile_option = click.option(
     "--profile", type=click.Path(path_type=Path, dir_okay=False),
-    help="Write where the time went to this file (text, or JSON if it ends in .json).",
+    help="Write a flame graph to this file: SVG, or stacks as text if it ends in .folded.",
 )  # fmt: skip
 seed_option = click.option(
     "--seed", type=int, default=1, show_default=True, help="Same seed, same work."
@@ -130,30 +134,50 @@ def pipeline_command(state: State, /, *, profile: Path | None, **options: int) -
               show_default=True, help="Transactions a second, one run for each.")  # fmt: skip
 @click.option("--duration", type=float, default=15.0, show_default=True)
 @click.option("--bulk", type=click.IntRange(1, 1_000), default=1, show_default=True)
+@profile_option
 @output_options
 @pass_state
-def testnet_command(state: State, /, *, rates: Sequence[float], duration: float, bulk: int) -> int:
+def testnet_command(
+    state: State,
+    /,
+    *,
+    rates: Sequence[float],
+    duration: float,
+    bulk: int,
+    profile: Path | None,
+) -> int:
     """Four real validators under open-loop load, at one rate after the other.
+
+    The flame graph shows the first validator during the last run.
 
     Example: atpar bench testnet
     """
     rows, worst = [], 0
     for rate in rates:
         state.output.note(f"{rate:g}/s for {duration:g} s ...")
-        code, found = _run_testnet(rate, duration=duration, bulk=bulk)
+        code, found = _run_testnet(rate, duration=duration, bulk=bulk, profile=profile)
         worst = max(worst, code)
-        latencies = found.pop("finality_ms")
+        latencies, spent = found.pop("finality_ms"), found.pop("processor_us")
         found.pop("faults")
-        rows.append({"rate": rate, **found, **{f"{k}_ms": v for k, v in latencies.items()}})
+        row = {"rate": rate, **found, **{f"{k}_ms": v for k, v in latencies.items()}}
+        rows.append({**row, **{f"processor_us_{name}": value for name, value in spent.items()}})
     notes = ["finality from the scheduled send to a receipt with a verified certificate"]
     show(state.output, Report("testnet", rows, notes))
     return worst
 
 
-def _run_testnet(rate: float, *, duration: float, bulk: int) -> tuple[int, dict[str, Any]]:
+def _run_testnet(
+    rate: float, *, duration: float, bulk: int, profile: Path | None
+) -> tuple[int, dict[str, Any]]:
     command = [*ATPAR, "testnet", "run", "--json", "--rate", f"{rate}"]
     command += ["--duration", f"{duration}", "--bulk", f"{bulk}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    with tempfile.TemporaryDirectory(prefix="atpar-flames-") as folder:
+        if profile is not None:
+            command += ["--flamegraphs", folder]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if profile is not None:
+            suffix = FOLDED if profile.suffix == FOLDED else PICTURE
+            _copy_if_there(Path(folder) / f"{BANKS[0]}{suffix}", profile)
     try:
         found: dict[str, Any] = json.loads(done.stdout)
     except json.JSONDecodeError:
@@ -164,3 +188,9 @@ def _run_testnet(rate: float, *, duration: float, bulk: int) -> tuple[int, dict[
     if "finality_ms" not in found:
         raise InternalProblem(f"testnet run: {found}", advice="run it by itself")
     return done.returncode, found
+
+
+def _copy_if_there(source: Path, target: Path) -> None:
+    """Copy a file; a run that failed has none, and says itself why."""
+    if source.exists():
+        shutil.copyfile(source, target)

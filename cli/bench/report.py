@@ -1,23 +1,19 @@
 """What every benchmark prints: rows of figures, with the machine, the commit and the command."""
 
-import cProfile
-import json
 import os
 import platform
-import pstats
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
+from atpar.cli.flamegraph import sampling
 from atpar.cli.output import Output
 
 T = TypeVar("T")
 Row = Mapping[str, float | int | str | bool]
-
-MAX_PROFILE_LINES: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +53,9 @@ def show(output: Output, report: Report) -> None:
 
 
 def run_profiled(work: Callable[[], T], target: Path | None) -> T:
-    """Run the work; with a target, write where its time went, costliest first.
-
-    A target that ends in `.json` gets one list of [function, calls, own seconds, total seconds];
-    any other gets the text of cProfile's table.
-    """
-    if target is None:
+    """Run the work; with a target, write a flame graph of it: `flamegraph.write` says how."""
+    with sampling(*filter(None, [target])):
         return work()
-    profile = cProfile.Profile()
-    try:
-        return profile.runcall(work)
-    finally:
-        with target.open("w", encoding="utf-8") as stream:
-            if target.suffix == ".json":
-                json.dump(_list_costs(profile), stream, indent=1)
-            else:
-                stats = pstats.Stats(profile, stream=stream)
-                stats.sort_stats("tottime").print_stats(MAX_PROFILE_LINES)
-
-
-def _list_costs(profile: cProfile.Profile) -> list[tuple[str, int, float, float]]:
-    found: Iterable[Any] = profile.getstats()
-    costs = [
-        (str(entry.code), entry.callcount, entry.inlinetime, entry.totaltime) for entry in found
-    ]
-    return sorted(costs, key=lambda cost: -cost[2])
 
 
 def describe_machine() -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """`atpar testnet`: a network of real validators on this machine, and what can be done to it."""
 
+import os
 import tempfile
 import time
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 from atpar.cli.amounts import format_amount
 from atpar.cli.context import State, output_options, pass_state
 from atpar.cli.errors import WrongUsage
+from atpar.cli.flamegraph import ENVIRONMENT, flamegraphs_option, list_targets, sampling
 from atpar.cli.output import table
 from atpar.cli.testnet import watch
 from atpar.cli.testnet.attester import attest_all, keep_attesting
@@ -39,6 +41,8 @@ from atpar.cli.testnet.record import DEFAULT_DIR, TestnetRecord, load_record, lo
 from atpar.ledger.certificates import compute_quorum
 
 PROFILES = ("lan",)
+CLIENT = "client"
+"""Name of the load generator's flame graph."""
 SUGGESTION = "atpar testnet mint --to ALFA/treasury --amount 100.00 --asset HKD.JDCL"
 
 dir_option = click.option(
@@ -408,21 +412,26 @@ def mint_command(state: State, *, creditor: str, amount: str, asset: str, folder
               help="Verification processes of each validator.")  # fmt: skip
 @click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False),
               help="Keep everything in this new folder.")  # fmt: skip
+@flamegraphs_option
 @output_options
 @pass_state
-def run_command(state: State, /, *, folder: Path | None, **options: Any) -> int:
+def run_command(
+    state: State, /, *, folder: Path | None, flamegraphs: Path | None, **options: Any
+) -> int:
     """Start a network, put load on it, report, stop. The exit code tells if a promise broke.
 
     Example: atpar testnet run --rate 200 --duration 30 --kill 3@10 --restart 3@20
     """
-    if folder is not None:
-        with ended_like_interrupted():
-            return _run_in(state, folder, **options)
-    with (
-        ended_like_interrupted(),
-        tempfile.TemporaryDirectory(prefix="atpar-run-") as temporary,
-    ):
-        return _run_in(state, Path(temporary), **options)
+    with ExitStack() as stack:
+        stack.enter_context(ended_like_interrupted())
+        if flamegraphs is not None:
+            # The validators inherit it.
+            os.environ[ENVIRONMENT] = str(flamegraphs.resolve())
+        if folder is None:
+            temporary = tempfile.TemporaryDirectory(prefix="atpar-run-")
+            folder = Path(stack.enter_context(temporary))
+        stack.enter_context(sampling(*list_targets(flamegraphs, CLIENT)))
+        return _run_in(state, folder, **options)
 
 
 def _run_in(state: State, folder: Path, **options: Any) -> int:

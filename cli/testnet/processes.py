@@ -72,6 +72,20 @@ def _ask_ps(pid: int) -> str | None:
     return None if done.returncode != 0 or state.startswith("Z") else started.strip()
 
 
+def get_processor_s(process: ProcessRef) -> float | None:
+    """Return the processor seconds that exactly this process has used; None if it cannot be told.
+
+    Its own threads count, worker processes do not.
+    """
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    if fields[19] != process.started:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def start(
     command: Sequence[str], *, log: Path, cwd: Path, environment: dict[str, str] | None = None
 ) -> ProcessRef:

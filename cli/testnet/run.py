@@ -7,6 +7,7 @@ it must after each payment that succeeded took effect once.
 
 import math
 import re
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,7 @@ from atpar.cli.testnet.load import Load
 from atpar.cli.testnet.network import kill_node, look, now_ms, start_node, wait_height
 from atpar.cli.testnet.officers import Officers
 from atpar.cli.testnet.payments import LoadAccount, PaymentRing, Signed
+from atpar.cli.testnet.processes import get_processor_s
 from atpar.cli.testnet.recipe import CNH, HKD, ISSUER, build_institutions
 from atpar.cli.testnet.record import TestnetRecord, load_record
 from atpar.cli.testnet.submit import ApiTarget
@@ -92,6 +94,8 @@ class Report:
     conservation: bool
     failures: dict[str, int]
     """Code -> how often."""
+    processor_s: dict[str, float]
+    """Processor seconds of each validator that ran throughout, and of this client, under load."""
     details: tuple[str, ...]
     """What exactly is wrong, for people."""
 
@@ -116,7 +120,15 @@ class Report:
                 {"at_s": fault.at_s, "action": fault.action, "validator": fault.which}
                 for fault in self.order.faults
             ],
+            "processor_us": self.compute_processor_us(),
         }
+
+    def compute_processor_us(self) -> dict[str, float]:
+        """Return microseconds of processor time per final transaction, process by process."""
+        count = max(self.finalized, 1)
+        spent = {name: seconds * 1e6 / count for name, seconds in self.processor_s.items()}
+        spent["sum"] = sum(spent.values())
+        return {name: round(value, 1) for name, value in spent.items()}
 
     def list_lines(self) -> list[str]:
         """Return the report for people."""
@@ -128,10 +140,12 @@ class Report:
         roots = "equal" if self.state_roots_equal else "DIFFERENT"
         money = "conserved" if self.conservation else "NOT CONSERVED"
         counts = f"{self.submitted} submitted  {self.finalized} final  {self.failed} failed"
+        spent = "  ".join(f"{name} {value}" for name, value in found["processor_us"].items())
         return [
             f"{counts}  {self.lost} lost",
             f"{found['tps']} transactions/s, {found['transfers_per_s']} transfers/s",
             f"finality in ms: {figures}",
+            f"processor us a transaction: {spent}",
             f"height {self.height}, state roots {roots}, money {money}",
         ]
 
@@ -214,7 +228,9 @@ def measure(
     making = ring.make(now_ms=now_ms())
     payments = [next(making) for _ in range(order.count)]
     say(f"{order.count} payments at {order.rate:g}/s between {len(accounts)} accounts ...")
+    before = _read_processor(record)
     load, seconds, digests = trio.run(_run_load, folder, record, order, payments)
+    after = _read_processor(record)
     record = _start_stopped(folder)
     height = _settle(folder, record)
     details: list[str] = []
@@ -236,6 +252,7 @@ def measure(
         state_roots_equal=roots,
         conservation=conserved,
         failures=_count_codes(tally.failed.values()),
+        processor_s={name: after[name] - before[name] for name in after if name in before},
         details=tuple(details),
     )
 
@@ -258,6 +275,17 @@ def fund(officers: Officers, accounts: Sequence[str]) -> None:
         Mint(HKD, minter, account, FUNDED, uuid.uuid4().bytes, None) for account in accounts
     ]
     officers.send(officers.sign(minter, ops))
+
+
+def _read_processor(record: TestnetRecord) -> dict[str, float]:
+    """Return the processor seconds of each running validator of the record, and of this process."""
+    seconds = {
+        validator.name: get_processor_s(validator.process)
+        for validator in record.validators
+        if validator.process is not None
+    }
+    known = {name: used for name, used in seconds.items() if used is not None}
+    return {**known, "client": time.process_time()}
 
 
 async def _run_load(

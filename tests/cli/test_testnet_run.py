@@ -26,6 +26,7 @@ GOOD = Report(
     state_roots_equal=True,
     conservation=True,
     failures={},
+    processor_s={"v1": 1.5, "v2": 1.2, "client": 0.6},
     details=(),
 )
 
@@ -47,9 +48,19 @@ def test_report_has_exactly_the_documented_keys() -> None:
         "state_roots_equal",
         "conservation",
         "faults",
+        "processor_us",
     ]
     assert list(found["finality_ms"]) == ["p50", "p99", "p999", "max"]
     assert found["tps"] == pytest.approx(199.7, abs=0.05)
+
+
+def test_report_divides_processor_time_by_final_transactions() -> None:
+    assert GOOD.as_json()["processor_us"] == {
+        "v1": 250.0,
+        "v2": 200.0,
+        "client": 100.0,
+        "sum": 550.0,
+    }
 
 
 def test_good_run_breaks_no_promise() -> None:
