@@ -140,29 +140,4 @@ def configure_logging(
         logger_factory=structlog.PrintLoggerFactory(stream if stream is not None else sys.stderr),
         cache_logger_on_first_use=False,
     )
-    # The HTTP server logs through the standard library.
-    server = logging.getLogger("hypercorn.error")
-    server.handlers = [_Forward("http")]
-    server.propagate = False
-    server.setLevel(max(threshold, logging.INFO))
     return where
-
-
-class _Forward(logging.Handler):
-    """Passes a standard library logger's records on to ours."""
-
-    def __init__(self, component: str) -> None:
-        super().__init__()
-        self._log = get_logger(component)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Log a record with its traceback, if it has one."""
-        fields: dict[str, object] = {}
-        if record.exc_info is not None and record.exc_info[1] is not None:
-            fields["exc_info"] = record.exc_info[1]
-        if record.levelno >= logging.ERROR:
-            self._log.error(record.getMessage(), **fields)
-        elif record.levelno >= logging.WARNING:
-            self._log.warning(record.getMessage(), **fields)
-        else:
-            self._log.info(record.getMessage(), **fields)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +16,6 @@ from atpar.node.logs import MAX_VALUE_CHARS, Position, clean, configure_logging,
 def restore() -> Iterator[None]:
     yield
     structlog.reset_defaults()
-    logging.getLogger("hypercorn.error").handlers = []
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
@@ -77,15 +75,6 @@ def test_exception_is_logged_with_its_traceback_in_one_line() -> None:
         get_logger("x").error("failed", exc_info=error)
     (line,) = lines(stream)
     assert "ValueError: invalid literal" in str(line["exception"])
-
-
-def test_http_server_log_is_forwarded() -> None:
-    stream = io.StringIO()
-    configure_logging(stream=stream)
-    logging.getLogger("hypercorn.error").info("Running on %s", "http://127.0.0.1:1")
-    (line,) = lines(stream)
-    assert line["component"] == "http"
-    assert line["event"] == "Running on http://127.0.0.1:1"
 
 
 @given(
