@@ -5,6 +5,7 @@ signature covers its kind and the chain id.
 """
 
 import hashlib
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -60,6 +61,21 @@ def compute_hash(tag: HashTag, *parts: bytes) -> bytes:
     """
     # One call over joined bytes: half the time of an update for each part.
     return _sha256(b"".join((_TAG[tag], *parts))).digest()
+
+
+def make_hasher(tag: HashTag) -> Callable[[bytes], bytes]:
+    """Return a function that gives `compute_hash(tag, data)`, for tags that are hashed often.
+
+    It starts from a copy of the hash after the tag, which takes half the time.
+    """
+    begin = _sha256(tag.value).copy
+
+    def compute(data: bytes) -> bytes:
+        running = begin()
+        running.update(data)
+        return running.digest()
+
+    return compute
 
 
 def compute_sign_bytes(kind: SignKind, chain_id: bytes, body: bytes) -> bytes:

@@ -30,6 +30,8 @@ DAY_MS: Final = 86_400_000
 MAX_REFERENCE_CHARS: Final = 35
 MAX_PURPOSE_CHARS: Final = 35
 MAX_REASON_CHARS: Final = 140
+MAX_KNOWN_TEXTS: Final = 131_072
+"""Account ids whose form is remembered, about 100 bytes each."""
 
 # Policies and per-entity bounds.
 MAX_POLICY_KEYS: Final = 16
@@ -57,6 +59,12 @@ MAX_HOLIDAYS: Final = 366
 MAX_BASIS_POINTS: Final = 10_000
 MAX_SCALE: Final = 6
 
+# Evidence.
+EVIDENCE_EPOCHS: Final = 1_024
+"""Epochs, the present one included, whose validator sets are kept to check evidence with."""
+MAX_EVIDENCE_PER_EPOCH: Final = 16
+"""Records against one validator in one epoch: whoever signs twice could do so without end."""
+
 # Chain parameters: name -> lowest and highest value.
 PARAM_RANGES: Final = {
     "max_window_ms": (60_000, 7 * DAY_MS),
@@ -81,6 +89,8 @@ MAX_PROOF_BYTES: Final = 64 * 1024 * 1024
 MAX_PROOF_HEADERS: Final = 4_096
 """Blocks that one finalization may finalise in a proof."""
 MAX_EPOCH_STEPS: Final = 10_000
+MAX_ABANDONED_BLOCKS: Final = 1_000
+"""Blocks that one recovery document may declare never to have become final."""
 MAX_LISTED_IDS: Final = 200_000
 """Used ids that one expiry proof may list."""
 

@@ -1,15 +1,18 @@
 """The signed envelope around operations: its bytes, its identity and what its signatures cover."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from types import GenericAlias
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from atpar.ledger.codec import Codec, Wire, encode
-from atpar.ledger.hashing import HashTag, SignKind, compute_hash, compute_sign_bytes
+from atpar.ledger.codec import DECODING_FAULTS, Codec, Wire, encode
+from atpar.ledger.forms import ACCOUNT_ID, ASSET_CODE, is_reference
+from atpar.ledger.hashing import HashTag, SignKind, compute_sign_bytes, make_hasher
 from atpar.ledger.keys import SignedTriple
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
-from atpar.ledger.operations import Operation
+from atpar.ledger.operations import Operation, Transfer
 from atpar.ledger.types import AccountId, ChainId, PublicKey, SignatureBytes, TimeMs, Uuid
 
 VERSION = 1
@@ -44,11 +47,82 @@ class Envelope(Wire, frozen=True):
     signatures: tuple[Signature, ...]
 
 
+def _strip_pattern(hint: Any) -> Any:
+    """Return a field's type without its pattern; lengths, ranges and null stay."""
+    if get_origin(hint) is Annotated and any(meta.pattern for meta in hint.__metadata__):
+        return get_args(hint)[0]
+    return hint
+
+
+def _list_plain_types(kind: type[Wire]) -> list[Any]:
+    return [_strip_pattern(hint) for hint in get_type_hints(kind, include_extras=True).values()]
+
+
+def _make_plain_body() -> Any:
+    """Return the type of a body of transfers as nested tuples, as it stands on the wire."""
+    tag = Literal[Transfer.__struct_config__.tag]  # type: ignore[name-defined]
+    transfer = GenericAlias(tuple, (tag, *_list_plain_types(Transfer)))
+    *head, _ops = _list_plain_types(Body)
+    return GenericAlias(tuple, (*head, GenericAlias(tuple, (transfer, ...))))
+
+
+class BodyCodec(Codec[Body]):
+    """The codec of `Body`, with a way for payments alone that is several times faster.
+
+    A body of transfers is decoded as plain tuples whose types are made from those of `Body` and
+    `Transfer`, patterns left out, and the texts are looked up. Only a shortcut: what does not fit
+    is decoded in full, which accepts it or says what is wrong with it.
+    """
+
+    def __init__(self, *, name: str, max_bytes: int) -> None:
+        super().__init__(Body, name=name, max_bytes=max_bytes)
+        self._plain: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_make_plain_body())
+
+    def decode(self, data: bytes) -> Body:
+        """Return the body of `data`.
+
+        Raises:
+            NonCanonical: as `Codec.decode`.
+        """
+        try:
+            plain = self._plain.decode(data)
+        except DECODING_FAULTS:
+            return super().decode(data)
+        version, chain_id, sender, tx_id, valid_from_ms, valid_until_ms, entries = plain
+        ops = tuple([Transfer(*entry[1:]) for entry in entries])
+        if (
+            len(data) > self.max_bytes
+            or encode(plain) != data
+            or not (sender in ACCOUNT_ID.known or ACCOUNT_ID.admits(sender))
+            or not _have_forms(ops)
+        ):
+            return super().decode(data)
+        return Body(version, chain_id, sender, tx_id, valid_from_ms, valid_until_ms, ops)
+
+
+def _have_forms(ops: Sequence[Transfer]) -> bool:
+    """Return whether every text of some payments has the form of its type."""
+    assets, accounts = ASSET_CODE.known, ACCOUNT_ID.known
+    for op in ops:
+        if not (
+            (op.asset in assets or ASSET_CODE.admits(op.asset))
+            and (op.debtor in accounts or ACCOUNT_ID.admits(op.debtor))
+            and (op.creditor in accounts or ACCOUNT_ID.admits(op.creditor))
+            and (not op.purpose or is_reference(op.purpose))
+            and (not op.reference or is_reference(op.reference))
+        ):
+            return False
+    return True
+
+
 ENVELOPE = Codec[Envelope](Envelope, name="envelope", max_bytes=MAX_TRANSACTION_BYTES)
-BODY = Codec[Body](Body, name="transaction body", max_bytes=MAX_TRANSACTION_BYTES)
+BODY = BodyCodec(name="transaction body", max_bytes=MAX_TRANSACTION_BYTES)
+
+_hash_envelope: Final = make_hasher(HashTag.TX)
+_hash_body: Final = make_hasher(HashTag.BODY)
 
 
-class Transaction(msgspec.Struct, frozen=True):
+class Transaction(msgspec.Struct, frozen=True, gc=False):
     """A decoded envelope, with everything that is derived from its bytes.
 
     Never encoded itself; a Struct because it is made for every envelope, and a frozen dataclass
@@ -78,14 +152,10 @@ def decode_transaction(raw: bytes) -> Transaction:
         NonCanonical: `raw` or the body inside is not the canonical encoding of an envelope.
     """
     envelope = ENVELOPE.decode(raw)
-    body = BODY.decode(envelope.body)
+    body_bytes = envelope.body
+    body = BODY.decode(body_bytes)
     return Transaction(
-        raw=raw,
-        hash=compute_hash(HashTag.TX, raw),
-        body_hash=compute_hash(HashTag.BODY, envelope.body),
-        body=body,
-        signatures=envelope.signatures,
-        body_bytes=envelope.body,
+        raw, _hash_envelope(raw), _hash_body(body_bytes), body, envelope.signatures, body_bytes
     )
 
 
