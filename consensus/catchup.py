@@ -78,6 +78,10 @@ class CatchUp:
         """Note that a peer can be reached."""
         self._connected[peer] = None
 
+    def is_connected(self, peer: PeerId) -> bool:
+        """Return whether a peer can be reached."""
+        return peer in self._connected
+
     def disconnect(self, peer: PeerId, now_ms: int) -> None:
         """Note that a peer cannot be reached; what was asked of it is due again."""
         self._connected.pop(peer, None)

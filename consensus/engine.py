@@ -256,9 +256,18 @@ class Engine(EpochState):
     def take_loss(self, peer: PeerId) -> None:
         """Take in that the connection to a validator broke: do not wait for what it would lead."""
         index = self.validators.get_index(peer)
-        if index is None or index == self.me:
-            return
-        self.pace.lose(index, self.now_ms)
+        if index is not None and index != self.me:
+            self.pace.lose(index, self.now_ms)
+            self._pass_over_lost_leader()
+
+    def take_return(self, peer: PeerId) -> None:
+        """Take in that the connection to a validator stands."""
+        index = self.validators.get_index(peer)
+        if index is not None:
+            self.pace.find(index)
+
+    def _pass_over_lost_leader(self) -> None:
+        """Give the current view up if its leader cannot be reached and has proposed nothing."""
         state = self.book.views.get(self.view)
         if (state is None or state.proposal is None) and self.is_skippable(self.view):
             self._want_nullify("leader lost")
@@ -267,6 +276,7 @@ class Engine(EpochState):
         """Begin to vote: enough peers confirm that the journal misses nothing."""
         self.gate.state = GateState.OPEN
         self._dirty = True
+        self._pass_over_lost_leader()
         for view in sorted(v for v in self.book.views if v > self.chain.view):
             state = self.book.views[view]
             if state.certified and state.notarization is not None:

@@ -22,6 +22,8 @@ class Pacemaker:
         """Time spent awake in earlier views: the clock that silence is measured on."""
         self._heard_ms = [0] * size
         """Reading of the active clock when a validator's vote last arrived."""
+        self._gone: set[int] = set()
+        """Validators without a connection to here."""
         self.leader_at: int | None = None
         self.advance_at: int | None = None
         self.retry_at: int | None = None
@@ -76,9 +78,12 @@ class Pacemaker:
     def hear(self, index: int, now_ms: int) -> None:
         """Note a sign of life from a validator.
 
-        When it makes the audible ones a quorum again (a partition healed), every silence starts
-        anew: those whose messages arrive a moment later shall not count as inactive.
+        What arrives from one whose connection broke was on its way before, and is none. When it
+        makes the audible ones a quorum again (a partition healed), every silence starts anew:
+        those whose messages arrive a moment later shall not count as inactive.
         """
+        if index in self._gone:
+            return
         active = self._get_active(now_ms)
         was_silent = active - self._heard_ms[index] > self._timing.skip_timeout_ms
         if was_silent and not self._hears_quorum(active):
@@ -88,17 +93,29 @@ class Pacemaker:
         self._heard_ms[index] = active
 
     def lose(self, index: int, now_ms: int) -> None:
-        """Note that the connection to a validator broke: as silent as one can be, until it votes.
+        """Note that the connection to a validator broke: inactive until it is back and votes.
 
         Whoever is dead is known at once on most networks. A wrong guess costs what a false
         suspicion costs: views of that leader, until its next vote arrives.
         """
+        self.miss(index)
         self._heard_ms[index] = self._get_active(now_ms) - self._timing.skip_timeout_ms - 1
 
+    def miss(self, index: int) -> None:
+        """Note that there is no connection to a validator yet."""
+        self._gone.add(index)
+
+    def find(self, index: int) -> None:
+        """Note that the connection to a validator stands: what it sends now are signs of life."""
+        self._gone.discard(index)
+
     def is_inactive(self, index: int, now_ms: int) -> bool:
-        """Return whether a validator has been silent for the skip timeout while Q were heard."""
+        """Return whether a validator is gone, or silent for the skip timeout, while Q are heard."""
         active = self._get_active(now_ms)
-        if index == self._me or active - self._heard_ms[index] <= self._timing.skip_timeout_ms:
+        silence = active - self._heard_ms[index]
+        if index == self._me:
+            return False
+        if index not in self._gone and silence <= self._timing.skip_timeout_ms:
             return False
         return self._hears_quorum(active)
 
@@ -107,7 +124,8 @@ class Pacemaker:
 
     def _hears_quorum(self, active: int) -> bool:
         oldest = active - self._timing.skip_timeout_ms
-        heard = sum(1 for heard in self._heard_ms if heard >= oldest)
+        reached = (i for i, heard in enumerate(self._heard_ms) if heard >= oldest)
+        heard = sum(1 for index in reached if index not in self._gone)
         if self._me is not None and self._heard_ms[self._me] < oldest:
             heard += 1
         return heard >= self._quorum

@@ -53,12 +53,13 @@ Deviations from the paper (Chan and Pass, 2023), each argued
    nullifies (one is honest), a leader that counts as inactive, a failed build. All only save time:
    nullify is allowed whenever finalize was not sent.
 5. *Skip-ahead.* On entering v one also nullifies the following views while their leaders count as
-   inactive: silent beyond the skip timeout while Q are heard. A connection that broke counts as
-   such a silence at once, until a vote arrives. So dead leaders cost nothing once they are known,
-   instead of one timeout each. Safety does not depend on when a nullify is signed. It cannot run
-   away: a nullification above the current view is held and never jumped to, votes count for at
-   most n views ahead, fewer than Q audible means nobody counts as inactive, and nobody skips while
-   n views are unfinalised.
+   inactive: silent beyond the skip timeout while Q are heard. Whoever has no connection to here is
+   inactive at once, and after a connection broke until it is back and votes; what was on its way
+   when it broke is no sign of life. So dead leaders cost nothing once they are known, instead of
+   one timeout each. Safety does not depend on when a nullify is signed. It cannot run away: a
+   nullification above the current view is held and never jumped to, votes count for at most n views
+   ahead, fewer than Q audible means nobody counts as inactive, and nobody skips while n views are
+   unfinalised.
 6. *Rest.* The paper makes blocks for ever. Here a view rests, timers and silence clocks off, until
    there is something to order, a non-empty tip lacks finality, or the heartbeat is due. Proposals,
    f + 1 nullifies or one's own nullify wake it, so one validator's rest never holds up the others.
@@ -354,7 +355,7 @@ class Replica:
         )
         members = [member.participant for member in start.validators.members]
         self._catchup.open_epoch(start.epoch, members)
-        return Engine(
+        engine = Engine(
             self._config,
             self._ports,
             start=start,
@@ -363,6 +364,10 @@ class Replica:
             catchup=self._catchup,
             out=self._out,
         )
+        for index, member in enumerate(members):
+            if member != self._config.participant and not self._catchup.is_connected(member):
+                engine.pace.miss(index)
+        return engine
 
     def _may_vote(self, validators: ValidatorSet) -> bool:
         index = validators.get_index(self._config.participant)
@@ -424,6 +429,7 @@ class Replica:
 
     def _greet(self, peer: PeerId) -> None:
         self._catchup.connect(peer)
+        self._engine.take_return(peer)
         if self._engine.gate.state is GateState.ASKING:
             self._out.append(Send(peer, VotesRequest(self._engine.epoch)))
         for message in self._engine.get_greeting():
@@ -474,7 +480,6 @@ class Replica:
 
     def _take_message(self, peer: PeerId, message: Message) -> None:
         engine = self._engine
-        self._catchup.connect(peer)
         match message:
             case Notarize() | Nullify() | Finalize():
                 if self._is_current(peer, message, get_body(message).epoch):

@@ -124,6 +124,17 @@ def test_disconnected_peers_are_not_asked_and_their_requests_go_to_others() -> N
     assert solo.others[1] not in asked
 
 
+def test_a_late_message_of_a_lost_peer_does_not_get_it_asked() -> None:
+    solo = Solo()
+    lost = solo.others[1]
+    solo.give(PeerDisconnected(lost))
+    solo.hear(lost, solo.nullify(lost, 1))
+    notarized_without_body(solo)
+    solo.wait(5_000)
+    asked = {name for name in solo.others if solo.told(name, BlockRequest)}
+    assert asked == {name for name in solo.others if name != lost}
+
+
 def test_with_nobody_connected_nothing_is_asked() -> None:
     catchup = CatchUp(participant="ME00", retry_ms=500)
     catchup.open_epoch(0, ["ME00", "PEER"])

@@ -79,7 +79,7 @@ def test_hearing_someone_ends_the_inactivity() -> None:
     assert not pace.is_inactive(3, 3_501)
 
 
-def test_a_lost_connection_is_inactive_at_once_until_a_vote_is_heard() -> None:
+def test_a_lost_connection_is_inactive_at_once_until_it_is_back_and_votes() -> None:
     pace = make_pace()
     awake(pace, 0)
     for index in (1, 2, 3):
@@ -87,8 +87,34 @@ def test_a_lost_connection_is_inactive_at_once_until_a_vote_is_heard() -> None:
     pace.lose(3, 101)
     assert pace.is_inactive(3, 101)
     assert not pace.is_inactive(2, 101)
+    pace.find(3)
+    assert pace.is_inactive(3, 102)
+    pace.hear(3, 103)
+    assert not pace.is_inactive(3, 103)
+
+
+def test_a_vote_that_was_on_its_way_when_the_connection_broke_is_no_sign_of_life() -> None:
+    pace = make_pace()
+    awake(pace, 0)
+    for index in (1, 2, 3):
+        pace.hear(index, 100)
+    pace.lose(3, 101)
     pace.hear(3, 102)
-    assert not pace.is_inactive(3, 102)
+    assert pace.is_inactive(3, 102)
+
+
+def test_one_that_was_never_connected_is_inactive_and_not_heard() -> None:
+    pace = make_pace()
+    for index in (1, 2, 3):
+        pace.miss(index)
+    awake(pace, 0)
+    pace.find(1)
+    assert not pace.is_inactive(3, 10), "two of four are no quorum"
+    pace.find(2)
+    assert pace.is_inactive(3, 20)
+    assert not pace.is_inactive(2, 20)
+    pace.find(3)
+    assert not pace.is_inactive(3, 30)
 
 
 def test_lost_connections_beyond_a_quorum_make_nobody_inactive() -> None:

@@ -2,9 +2,12 @@
 
 import pytest
 
-from atpar.consensus.events import PeerDisconnected
+from atpar.consensus.events import EpochOpened, PeerConnected, PeerDisconnected
+from atpar.consensus.messages import VotesResponse
+from atpar.consensus.types import EpochStart
 from atpar.ledger.votes import Nullify
 from tests.consensus.cluster import Cluster, Link
+from tests.consensus.fakes import make_validators
 from tests.consensus.solo import Solo
 
 
@@ -51,6 +54,68 @@ def test_view_is_given_up_at_once_when_its_leader_is_lost() -> None:
     solo.log.clear()
     solo.give(PeerDisconnected(dead))
     assert solo.nullified() == [solo.replica.view]
+
+
+def test_votes_that_were_on_their_way_do_not_bring_a_lost_leader_back() -> None:
+    """A dead validator's last words arrive after its connection broke; its views stay skipped."""
+    solo = Solo(size=7)
+    solo.pend()
+    dead = solo.leader(2)
+    solo.give(PeerDisconnected(dead))
+    solo.hear(dead, solo.finalize(dead, solo.about(2, b"late")))
+    solo.log.clear()
+    solo.hear(solo.others[0], solo.nullification(1))
+    assert solo.nullified() == [2]
+
+
+def test_lost_leader_that_is_back_and_votes_is_skipped_no_longer() -> None:
+    solo = Solo(size=7)
+    solo.pend()
+    dead = solo.leader(2)
+    solo.give(PeerDisconnected(dead))
+    solo.give(PeerConnected(dead))
+    solo.hear(dead, solo.finalize(dead, solo.about(2, b"again")))
+    solo.log.clear()
+    solo.hear(solo.others[0], solo.nullification(1))
+    assert solo.nullified() == []
+
+
+def test_lost_leader_stays_lost_in_the_next_epoch() -> None:
+    solo = Solo(size=7, epoch_blocks=1)
+    proposition, _ = solo.certify(1)
+    solo.finish(proposition)
+    solo.sync()
+    validators = make_validators(1, tuple(solo.names))
+    for name in solo.others[:2]:
+        solo.give(PeerDisconnected(name))
+    tip = solo.replica.tip
+    solo.log.clear()
+    solo.give(EpochOpened(EpochStart(validators, tip.digest, tip.height, tip.timestamp_ms)))
+    led = [
+        view
+        for view in range(1, 8)
+        if solo.replica._engine.get_leader_name(view) in solo.others[:2]
+    ]
+    engine = solo.replica._engine
+    assert led == [view for view in range(1, 8) if engine.is_skippable(view)]
+
+
+def test_a_leader_that_is_not_connected_yet_is_passed_over_when_the_gate_opens() -> None:
+    solo = Solo(size=7, is_open=False)
+    missing = solo.leader(solo.replica.view)
+    solo.give(PeerDisconnected(missing))
+    solo.log.clear()
+    for name in solo.others:
+        if name != missing:
+            solo.hear(name, VotesResponse(0, (), None))
+    assert solo.nullified() == [solo.replica.view]
+
+
+def test_a_validator_that_never_came_costs_no_timeout() -> None:
+    cluster = Cluster(4, seed=3)
+    cluster.boot(cluster.names[:3])
+    took = [cluster.pay(3_000) for _ in range(12)]
+    assert max(took) < 400
 
 
 def test_losing_another_than_the_leader_gives_nothing_up() -> None:
