@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from atpar.consensus.events import CommitSynced, PeerConnected, PeerDisconnected, Ticked
 from atpar.consensus.messages import Lane, encode_message
 from atpar.consensus.types import Timing
 from atpar.ledger.authority import check_admission
+from atpar.ledger.certificates import Proposition
 from atpar.ledger.errors import Refused
 from atpar.ledger.genesis import Genesis
 from atpar.ledger.transactions import Transaction
@@ -26,7 +27,12 @@ from atpar.node.datadir import decode_records, make_first_records, make_opening,
 from atpar.node.errors import DiskFault, JournalError
 from atpar.node.journal import Journal, Opening, create_journal, open_journal
 from atpar.node.kv import MemoryKeyValue, Write
-from atpar.node.limits import MAX_GREETING_TRANSACTIONS, MAX_SERVES_PER_PEER
+from atpar.node.limits import (
+    GOSSIP_REMIND_S,
+    MAX_GREETING_TRANSACTIONS,
+    MAX_REMINDERS,
+    MAX_SERVES_PER_PEER,
+)
 from atpar.node.mempool import Added, Mempool
 from atpar.node.serving import answer
 from atpar.node.store import FinalBlock, Store
@@ -36,6 +42,8 @@ from tests.sim.clock import Timeline, WallClock
 from tests.sim.crypto import Keyring
 from tests.sim.disk import FakeDisk, PowerLost
 from tests.sim.network import Link, Network
+from tests.sim.tracing import describe
+from tests.sim.watcher import NoWatcher, Watcher
 
 if TYPE_CHECKING:
     from tests.sim.byzantine.actor import Actor
@@ -44,35 +52,7 @@ PATH = Path("/data/votes.journal")
 BAN_MS = 500
 """How long a peer that was dropped stays away."""
 SERVE_MS = 1
-
-
-class Watcher(Protocol):
-    """Who is told what honest machines do: the checkers."""
-
-    def on_sent(self, machine: "Machine", peer: str | None, lane: Lane, data: bytes) -> None: ...
-    def on_delivered(self, sender: "Machine", receiver: "Machine", data: bytes) -> None: ...
-    def on_final(self, machine: "Machine", block: FinalBlock) -> None: ...
-    def on_halt(self, machine: "Machine", halt: actions.Halt) -> None: ...
-    def on_drop_peer(self, machine: "Machine", peer: str, reason: str) -> None: ...
-
-
-class NoWatcher:
-    """Sees nothing."""
-
-    def on_sent(self, machine: "Machine", peer: str | None, lane: Lane, data: bytes) -> None:
-        pass
-
-    def on_delivered(self, sender: "Machine", receiver: "Machine", data: bytes) -> None:
-        pass
-
-    def on_final(self, machine: "Machine", block: FinalBlock) -> None:
-        pass
-
-    def on_halt(self, machine: "Machine", halt: actions.Halt) -> None:
-        pass
-
-    def on_drop_peer(self, machine: "Machine", peer: str, reason: str) -> None:
-        pass
+REMIND_MS = round(GOSSIP_REMIND_S * 1_000)
 
 
 class MachineStore(MemoryKeyValue):
@@ -121,6 +101,8 @@ class Machine:
     written_at: int = 0
     """When the last batch that was handed to the store is on the disk."""
     serving: dict[str, int] = field(default_factory=dict)
+    waiting: dict[bytes, int] = field(default_factory=dict)
+    """Hash -> when it was last sent, of what clients brought here."""
     finals: list[FinalBlock] = field(default_factory=list)
     """Everything this machine reported as final, over all boots."""
     dropped: list[actions.DropTransaction] = field(default_factory=list)
@@ -177,6 +159,10 @@ class Cluster:
         self.watcher: Watcher = watcher or NoWatcher()
         self.rng = rng or random.Random(0)
         self.timeline = Timeline()
+        self.filter: Callable[[Machine, Machine, bytes], bool] | None = None
+        """Whether a message passes at all: an adversary on the wire who reads what it drops."""
+        self.plot: dict[tuple[int, int], tuple[Proposition, Proposition]] = {}
+        """(epoch, view) -> what colluding liars tell each half: all they have in common."""
         self.keeps_sent = False
         self.crash_tail: int | None = 0
         """Bytes of an unsynced append that survive when a disk loses power by itself."""
@@ -283,6 +269,7 @@ class Cluster:
         machine.is_busy = False
         machine.planned_ms = None
         machine.serving.clear()
+        machine.waiting.clear()
         machine.written_at = self.now_ms
         started = machine.validator.start(now_ms=self.now_ms, wall_ms=self.get_wall_ms(machine))
         self._finish(machine, started)
@@ -304,7 +291,7 @@ class Cluster:
         """Send what is pending to a peer that has just connected, as gossip does."""
         pool = machine.running.mempool
         for tx in pool.list_pending(limit=MAX_GREETING_TRANSACTIONS):
-            self._gossip(machine, peer, tx)
+            self.gossip(machine, peer, tx)
 
     def crash(self, *ids: str, tail: int | None = 0, zeros: int = 0) -> None:
         """Stop machines at once.
@@ -493,6 +480,7 @@ class Cluster:
                 # Whoever leaves the set stays connected as an observer here.
                 self.note("dismiss", f"{machine.id} {action.peer}")
             case actions.EnterView():
+                self._remind(machine, action.leader)
                 if self.trace is not None:
                     self.trace(
                         f"{self.now_ms} view {machine.id} epoch {action.epoch}"
@@ -520,6 +508,8 @@ class Cluster:
                     self._fly(machine, target, lane, data)
 
     def _fly(self, sender: Machine, receiver: Machine, lane: Lane, data: bytes) -> None:
+        if self.filter is not None and not self.filter(sender, receiver, data):
+            return
         for arrives in self.network.plan(sender.id, receiver.id, self.now_ms):
             boot = receiver.boots
 
@@ -552,10 +542,14 @@ class Cluster:
         if machine.is_honest:
             self.watcher.on_drop_peer(machine, action.peer, action.reason)
         for peer in self.by_code.get(action.peer, ()):
-            self._disconnect(machine, peer)
-            ways = {(machine.id, peer.id), (peer.id, machine.id)} - self.network.cuts
-            self.network.cuts |= ways
-            self.timeline.after(BAN_MS, lambda p=peer, w=ways: self._return(machine, p, w))
+            self.break_connection(machine, peer, BAN_MS)
+
+    def break_connection(self, machine: Machine, peer: Machine, away_ms: int) -> None:
+        """End the connection of two machines, which stand it again after a while."""
+        self._disconnect(machine, peer)
+        ways = {(machine.id, peer.id), (peer.id, machine.id)} - self.network.cuts
+        self.network.cuts |= ways
+        self.timeline.after(away_ms, lambda: self._return(machine, peer, ways))
 
     def _return(self, machine: Machine, peer: Machine, ways: set[tuple[str, str]]) -> None:
         self.network.cuts -= ways
@@ -610,12 +604,26 @@ class Cluster:
         if self._admit(machine, tx) is not Added.ADDED:
             return False
         self.note("submit", f"{machine.id} {tx.hash.hex()[:8]}")
+        machine.waiting[tx.hash] = self.now_ms
         for other in self.machines.values():
             if other is not machine:
-                self._gossip(machine, other, tx)
+                self.gossip(machine, other, tx)
         return True
 
-    def _gossip(self, sender: Machine, receiver: Machine, tx: Transaction) -> None:
+    def _remind(self, machine: Machine, leader: str) -> None:
+        """Send a new view's leader what clients brought here and has waited for long."""
+        pool = machine.running.mempool
+        for tx_hash, sent in list(machine.waiting.items())[: 2 * MAX_REMINDERS]:
+            tx = pool.get(tx_hash)
+            if tx is None:
+                del machine.waiting[tx_hash]
+            elif leader != machine.code and self.now_ms - sent >= REMIND_MS:
+                machine.waiting[tx_hash] = self.now_ms
+                for receiver in self.by_code[leader]:
+                    self.gossip(machine, receiver, tx)
+
+    def gossip(self, sender: Machine, receiver: Machine, tx: Transaction) -> None:
+        """Put one transaction on its way to one machine, which judges it like a client's."""
         for arrives in self.network.plan(sender.id, receiver.id, self.now_ms):
             boot = receiver.boots
 
@@ -677,31 +685,6 @@ class Cluster:
 def get_vote_keys(code: str) -> tuple[str, str]:
     """Return the names of a participant's vote key, and of the one it may rotate to."""
     return f"{code}-vote", f"{code}-vote2"
-
-
-def describe(data: bytes) -> str:
-    """Return one short phrase about a message, for people."""
-    from atpar.consensus.messages import decode_message
-    from atpar.ledger.errors import NonCanonical
-
-    try:
-        message = decode_message(data)
-    except NonCanonical as error:
-        return f"{len(data)} bytes that are no message ({error})"
-    name = type(message).__name__
-    vote = getattr(message, "vote", message)
-    body = getattr(vote, "proposition", None) or getattr(vote, "body", None)
-    if body is None:
-        rest = ", ".join(
-            f"{key} {value.hex()[:8] if isinstance(value, bytes) else str(value)[:40]}"
-            for key in message.__struct_fields__
-            if (value := getattr(message, key)) is not None
-        )
-        return f"{name} {rest}"
-    text = f"{name} epoch {body.epoch} view {body.view}"
-    if hasattr(body, "digest"):
-        text += f" on {body.parent_view}: {body.digest.hex()[:8]}"
-    return text
 
 
 def make_network(rng: random.Random, link: Link | None = None) -> Network:

@@ -15,9 +15,20 @@ PROFILES: Final = (
     "byzantine",
     "twins",
     "epoch",
+    "selective",
     "all",
 )
-KINDS: Final = ("lossy", "partition", "crash", "disk", "byzantine", "twins", "epoch", "clock")
+KINDS: Final = (
+    "lossy",
+    "partition",
+    "crash",
+    "disk",
+    "byzantine",
+    "twins",
+    "epoch",
+    "clock",
+    "selective",
+)
 NO_EPOCHS: Final = 1_000_000
 
 
@@ -33,7 +44,7 @@ class Plan:
     is_slow_network: bool
     epoch_blocks: int
     spares: int
-    """Participants beyond the validators, which may join."""
+    """Participants beyond the validators: observers, which join where there are epochs."""
     rate_per_s: float
     is_signed: bool
     """Whether signatures are real."""
@@ -63,14 +74,15 @@ def make_plan(profile: str, rng: random.Random, validators: int) -> Plan:
             hiccup_ms=rng.randint(50, 1_500),
         )
     has_epochs = "epoch" in kinds or ("disk" in kinds and rng.random() < 0.5)
+    has_observer = "epoch" in kinds or (bool(kinds) and rng.random() < 0.1)
     return Plan(
         kinds=kinds,
         active_ms=rng.randint(5_000, 14_000),
         link=link,
         is_slow_network=latency[1] > 50,
         epoch_blocks=rng.randint(4, 16) if has_epochs else NO_EPOCHS,
-        spares=1 if "epoch" in kinds else 0,
-        rate_per_s=rng.choice((0.5, 2.0, 4.0, 8.0)),
+        spares=1 if has_observer else 0,
+        rate_per_s=rng.choice((0.5, 2.0, 4.0, 8.0, 16.0)),
         is_signed=rng.random() < 0.02,
         liars=(validators - 1) // 3,
     )

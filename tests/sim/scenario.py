@@ -3,16 +3,18 @@
 import random
 from collections.abc import Callable
 
+from atpar.ledger.limits import HOUR_MS
 from atpar.ledger.transactions import Transaction
 from atpar.node.store import FinalBlock
 from tests.ledger.world import public
-from tests.sim.byzantine.table import ACTORS
+from tests.sim.byzantine.table import ACTORS, make_actor
 from tests.sim.byzantine.twin import Twin
 from tests.sim.checkers import Checkers, Violation
 from tests.sim.cluster import PATH, Cluster, Machine, MachineStore, get_vote_keys
 from tests.sim.crypto import Keyring
 from tests.sim.network import Network
 from tests.sim.profiles import NO_EPOCHS, Plan
+from tests.sim.wire import Selective
 from tests.sim.worlds import Treasury, get_codes, make_genesis, make_values
 
 PROGRESS_BOUND_MS = 30_000
@@ -113,6 +115,13 @@ class Scenario:
             return self.rng.random() < 0.5
         return "crash" in self.plan.kinds and machine.code == "DLTA" and self.rng.random() < 0.3
 
+    def _plan_absence(self) -> None:
+        """Now and then one machine is away from early on until faults end."""
+        if "crash" in self.plan.kinds and self.rng.random() < 0.15:
+            machine = self.cluster.machines[self.rng.choice(self.codes)]
+            for at in range(self.rng.randint(0, 1_000), self.plan.active_ms, 500):
+                self._at(at, lambda: self.cluster.crash(machine.id) if machine.is_up else None)
+
     def _boot_later(self, name: str) -> Callable[[], None]:
         return lambda: self._boot(self.cluster.machines[name])
 
@@ -136,11 +145,14 @@ class Scenario:
             self.forgetful = cluster.machines[codes.pop()]
             room -= 1
         if "byzantine" in plan.kinds and room:
+            conspiracy = [rng.choice(sorted(ACTORS))] if rng.random() < 0.25 else sorted(ACTORS)
             for code in codes[: rng.randint(1, room)]:
                 machine = cluster.machines[code]
-                name = rng.choice(sorted(ACTORS))
-                cluster.note("byzantine", f"{code} {name}")
-                machine.actor = ACTORS[name](cluster, machine, rng)
+                names = [rng.choice(conspiracy)]
+                if rng.random() < 0.25:
+                    names.append(rng.choice(sorted(ACTORS)))
+                cluster.note("byzantine", f"{code} {'+'.join(names)}")
+                machine.actor = make_actor(names, cluster, machine, rng)
                 self.liars.append(machine)
                 self._poll(machine)
 
@@ -163,7 +175,9 @@ class Scenario:
             return
         for machine in self.cluster.machines.values():
             machine.clock.offset_ms = rng.randint(-400, 400)
-        if "clock" not in self.plan.kinds or self.liars or self.forgetful is not None:
+        faulty = {machine.code for machine in self.liars}
+        room = self.plan.liars - len(faulty) - (self.forgetful is not None)
+        if "clock" not in self.plan.kinds or (room < 1 and (faulty or self.forgetful)):
             return
         machine = self.cluster.machines[rng.choice(self.codes)]
         kind = rng.choice(("frozen", "ahead", "behind", "jumping", "drifting"))
@@ -193,10 +207,25 @@ class Scenario:
     def _plan_payments(self) -> None:
         rng, plan = self.rng, self.plan
         at = 200.0
+        # A pause lets the chain rest, with heartbeats at most, and wakes it again.
+        pause = plan.active_ms / 3 if rng.random() < 0.2 else 0.0
         while at < plan.active_ms:
             at += rng.expovariate(plan.rate_per_s) * 1_000
+            if pause and plan.active_ms / 3 < at < 2 * plan.active_ms / 3:
+                at += pause
             for _ in range(1 if rng.random() < 0.95 else rng.randint(5, 20)):
-                self._at(round(at), lambda: self._submit(self.treasury.pay(self.cluster.wall_ms)))
+                self._at(round(at), self._pay)
+        if rng.random() < 0.05:
+            at = rng.randint(500, plan.active_ms)
+            for _ in range(150):
+                self._at(round(at), self._pay)
+
+    def _pay(self) -> None:
+        """Submit a payment; one in twenty is not valid for long."""
+        window = (-HOUR_MS, HOUR_MS)
+        if self.rng.random() < 0.05:
+            window = (-HOUR_MS, self.rng.randint(0, 3_000))
+        self._submit(self.treasury.pay(self.cluster.wall_ms, window=window))
 
     def _submit(self, tx: Transaction, machine: Machine | None = None) -> bool:
         """Hand a transaction to an honest machine that runs."""
@@ -223,11 +252,13 @@ class Scenario:
             "twins": (self._separate_twins, (5, 12)),
             "epoch": (self._change_set, (1, 3)),
             "lossy": (self._slow_one_down, (0, 2)),
+            "selective": (self._drop_selectively, (2, 6)),
         }
         for kind in sorted(plan.kinds & table.keys()):
             act, (least, most) = table[kind]
             for _ in range(rng.randint(least, most)):
                 self._at(rng.randint(0, plan.active_ms), act)
+        self._plan_absence()
         if self.forgetful is not None:
             self._at(rng.randint(500, plan.active_ms // 2), self._take_image)
             self._at(rng.randint(plan.active_ms // 2, plan.active_ms), self._forget)
@@ -247,6 +278,18 @@ class Scenario:
             cluster.note("deaf", ",".join(away))
             cluster.network.cut([i for i in ids if i not in away], away)
         self._at(cluster.now_ms + rng.randint(300, 4_000), cluster.heal)
+
+    def _drop_selectively(self) -> None:
+        cluster, rng = self.cluster, self.rng
+        chosen = Selective(sorted(cluster.machines), rng)
+        cluster.note("drop", str(chosen))
+        cluster.filter = chosen.passes
+
+        def end() -> None:
+            if cluster.filter == chosen.passes:
+                cluster.filter = None
+
+        self._at(cluster.now_ms + rng.randint(300, 5_000), end)
 
     def _slow_one_down(self) -> None:
         rng, cluster = self.rng, self.cluster
@@ -417,6 +460,7 @@ class Scenario:
         cluster.note("faults end")
         cluster.heal()
         cluster.network.restore()
+        cluster.filter = None
         for machine in cluster.machines.values():
             machine.fsync_ms, machine.commit_ms = 1, 2
             machine.disk.cut_at = machine.disk.fail_at = None

@@ -113,15 +113,23 @@ class Treasury:
         """Number the next transactions from here on."""
         self._count = count
 
-    def make(self, *ops: Operation, sender: str, keys: list[str], now_ms: int) -> Transaction:
+    def make(
+        self,
+        *ops: Operation,
+        sender: str,
+        keys: list[str],
+        now_ms: int,
+        window: tuple[int, int] = (-HOUR_MS, HOUR_MS),
+    ) -> Transaction:
+        """Return a signed transaction, valid for a window of time around now."""
         self._count += 1
         body = Body(
             version=VERSION,
             chain_id=self._chain_id,
             sender=sender,
             tx_id=self._count.to_bytes(16, "big"),
-            valid_from_ms=now_ms - HOUR_MS,
-            valid_until_ms=now_ms + HOUR_MS,
+            valid_from_ms=now_ms + window[0],
+            valid_until_ms=now_ms + window[1],
             ops=ops,
         )
         data = encode(body)
@@ -145,12 +153,13 @@ class Treasury:
         keys = [k for a in ("CUST/reserve", "AUDT/sign", "JDCL/mint") for k in _keys_of(a)]
         return self.make(attested, audited, *mints, sender="CUST/reserve", keys=keys, now_ms=now_ms)
 
-    def pay(self, now_ms: int) -> Transaction:
+    def pay(self, now_ms: int, *, window: tuple[int, int] = (-HOUR_MS, HOUR_MS)) -> Transaction:
         """Return a payment of a random amount between two random banks; some lack the money."""
         debtor, creditor = self._rng.sample(BANKS, 2)
         amount = self._rng.choice((1, 100, 12_345, FUNDS // 2, FUNDS))
         op = transfer(f"{debtor}/main", f"{creditor}/main", amount)
-        return self.make(op, sender=op.debtor, keys=_keys_of(op.debtor), now_ms=now_ms)
+        keys = _keys_of(op.debtor)
+        return self.make(op, sender=op.debtor, keys=keys, now_ms=now_ms, window=window)
 
     def change_set(self, now_ms: int, *, voters: list[str], members: dict[str, str]) -> Transaction:
         """Return the transaction with which a quorum of the voters fixes the next set.

@@ -72,5 +72,14 @@ class Actor:
         cut = self.rng.randint(1, max(1, len(peers) - 1))
         return peers[:cut], peers[cut:]
 
+    def send_later(self, delay_ms: int, peer: str | None, lane: Lane, data: bytes) -> None:
+        """Send after a while, if the machine still runs."""
+
+        def send() -> None:
+            if self.machine.is_up:
+                self.cluster.transmit(self.machine, peer, lane, data)
+
+        self.cluster.after(delay_ms, send)
+
     def pack(self, message: Message) -> tuple[Lane, bytes]:
         return get_lane(message), encode_message(message)
