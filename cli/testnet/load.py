@@ -25,6 +25,7 @@ DOWN_S: Final = 0.5
 """How long a node that did not answer is passed over."""
 RESEND_AFTER_S: Final = 2.0
 RESEND_CHECK_S: Final = 0.25
+"""Also how soon what reached no node at all is sent again."""
 DRAIN_S: Final = 30.0
 """How long after the last send the fate of every payment must be known; then it is lost."""
 NEVER: Final = float("nan")
@@ -148,7 +149,8 @@ class Load:
                 nursery.start_soon(self._send, batch)
             sent = max(sent, due)
 
-    async def _send(self, indexes: list[int]) -> None:
+    async def _send(self, indexes: list[int]) -> bool:
+        """Send to the next node that answers; return whether one did."""
         now = trio.current_time()
         for index in indexes:
             self._last_sent.pop(index, None)
@@ -166,7 +168,10 @@ class Load:
             for index, verdict in zip(indexes, verdicts, strict=True):
                 self._note_verdict(index, verdict)
             self._check_settled()
-            return
+            return True
+        for index in self._last_sent.keys() & set(indexes):
+            self._last_sent[index] = trio.current_time()
+        return False
 
     def _choose_target(self) -> int:
         """Return the next node in turn that answered last time, else simply the next."""
@@ -195,8 +200,9 @@ class Load:
             await trio.sleep(RESEND_CHECK_S)
             now = trio.current_time()
             waiting = [index for index, at in self._last_sent.items() if at <= now]
-            if waiting:
-                await self._send(waiting[:MAX_BATCH])
+            for first in range(0, len(waiting), MAX_BATCH):
+                if not await self._send(waiting[first : first + MAX_BATCH]):
+                    break
 
     def _check_settled(self) -> None:
         if self._all_sent and self.tally.count_settled() >= len(self._payments):

@@ -7,7 +7,15 @@ import pytest
 import trio
 import trio.testing
 
-from atpar.cli.testnet.load import DRAIN_S, RESEND_AFTER_S, TICK_S, Load, Verdict
+from atpar.cli.testnet.load import (
+    DRAIN_S,
+    MAX_BATCH,
+    RESEND_AFTER_S,
+    RESEND_CHECK_S,
+    TICK_S,
+    Load,
+    Verdict,
+)
 from atpar.cli.testnet.payments import Signed
 from atpar.cli.testnet.wire import Unreachable
 from atpar.ledger.codes import Code
@@ -101,6 +109,21 @@ async def test_load_passes_over_a_node_that_does_not_answer(
     await load.run()
     assert load.tally.lost == 0
     assert max(load.tally.final_after_ms.values()) < 100
+
+
+async def test_load_soon_tries_again_what_reached_no_node(
+    nursery: trio.Nursery, clock: trio.testing.MockClock
+) -> None:
+    node = FakeNode(nursery, delay_s=0.05, up=False)
+    load = Load(make_payments(2 * MAX_BATCH), [node, node], rate=2 * MAX_BATCH)
+    node.on_final = load.note_final
+    nursery.start_soon(load.run)
+    await trio.sleep(3.0)
+    assert load.tally.final_after_ms == {}
+    node.up = True
+    await trio.sleep(RESEND_CHECK_S + 0.06)
+    assert load.tally.count_settled() == 2 * MAX_BATCH
+    assert len(node.received) == 2 * MAX_BATCH
 
 
 async def test_load_comes_back_when_a_node_asks_for_patience(
