@@ -100,6 +100,11 @@ class Grant:
     participants: frozenset[str] | None = None
     """None for all."""
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether nothing is hidden from it."""
+        return self.participants is None
+
     def may_see(self, participants: Iterable[str]) -> bool:
         """Return whether something that concerns these participants may be shown."""
         return self.participants is None or not self.participants.isdisjoint(participants)

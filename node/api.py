@@ -341,6 +341,11 @@ ROUTES: Final[tuple[Route, ...]] = (
             Query(name="from", text="Index of the first transaction of the page."),
             LIMIT,
             Query(name="full", text="1: operations and exact envelopes as well."),
+            Query(
+                name="receipts",
+                text="1: all receipts in one piece and no transactions; what a client needs to "
+                "know the fate of many payments, and to prove it.",
+            ),
         ),
     ),
     Route(

@@ -7,6 +7,7 @@ import trio
 
 from atpar.ledger.blocks import Block, compute_digest
 from atpar.ledger.certificates import compute_quorum, decode_bitmap
+from atpar.ledger.codec import encode
 from atpar.ledger.records import CURRENT, NEXT, VALIDATORS, ValidatorSet
 from atpar.ledger.state import View
 from atpar.ledger.transactions import decode_transaction
@@ -22,7 +23,7 @@ from atpar.node.api_forms import (
     ValidatorsForm,
     get_code_name,
 )
-from atpar.node.api_http import Answer, Call, parse_int
+from atpar.node.api_http import Answer, Call, invalid, parse_int
 from atpar.node.api_parties import list_participants
 from atpar.node.gateway import NodeState
 from atpar.node.problems import ApiCode, Problem, describe_retry
@@ -42,8 +43,8 @@ def list_validators(view: View) -> ValidatorSet:
 
 
 async def get_block(call: Call) -> Answer:
-    """Return a final block: header, certificate, and a page of its transactions."""
-    call.check_query(frozenset({"from", "limit", "full"}))
+    """Return a final block: header, certificate, and its receipts or a page of transactions."""
+    call.check_query(frozenset({"from", "limit", "full", "receipts"}))
     final = call.final.header.height
     wanted = call.get_path("height")
     height = final if wanted == "latest" else parse_int("height", wanted, low=0, high=2**63 - 1)
@@ -52,7 +53,8 @@ async def get_block(call: Call) -> Answer:
     header = call.reader.get_header(height)
     if header is None:
         raise Problem(ApiCode.UNKNOWN_BLOCK, f"no block {height}, the last final one is {final}")
-    block = call.reader.get_block(height)
+    receipts = _get_receipts(call, height) if call.get_flag("receipts") else None
+    block = None if receipts is not None else call.reader.get_block(height)
     count = 0 if block is None else len(block.transactions)
     end = min(first + limit, count)
     transactions = (
@@ -67,8 +69,25 @@ async def get_block(call: Call) -> Answer:
             certificate=_make_certificate(call, height),
             transactions=tuple(transactions),
             next=end if end < count else None,
+            receipts=receipts,
         )
     )
+
+
+def _get_receipts(call: Call, height: int) -> bytes:
+    """Return all receipts of a block in one piece, for those who may see every transaction.
+
+    Raises:
+        Problem: other parameters that choose what is shown, or a token limited to institutions.
+    """
+    for name in ("from", "limit", "full"):
+        if call.get_query(name) is not None:
+            raise invalid(name, "does not go with receipts, which are always all of a block")
+    if not call.grant.sees_all:
+        raise Problem(
+            ApiCode.FORBIDDEN, "receipts: all of a block, and this token reads those of some only"
+        )
+    return encode(call.reader.get_receipts(height) or ())
 
 
 async def _list_transactions(

@@ -533,6 +533,9 @@ class BlockForm(Form, frozen=True):
     """One page of them, by index."""
     next: Count | None
     """Index at which the next page starts."""
+    receipts: bytes | None
+    """With `?receipts=1`: all receipts in order, the bytes of a MessagePack array of them. Each
+    entry is a leaf of the header's `receipt_root`."""
 
 
 class ValidatorForm(Form, frozen=True):

@@ -4,6 +4,7 @@ A timeout is never reported as a failure: whoever waited too long gets 202 with 
 and the ids to ask again with. The same bytes can always be sent again.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
@@ -72,8 +73,8 @@ async def post_transactions(call: Call) -> Answer:
     states = await _submit(call, envelopes)
     if wait_s > 0:
         states = await _wait(call, states, timeout_s=wait_s)
-    for state in states:
-        call.context.metrics.api_envelopes.labels(state.status.value).inc()
+    for status, count in Counter(state.status for state in states).items():
+        call.context.metrics.api_envelopes.labels(status.value).inc(count)
     headers = {"Preference-Applied": f"wait={wait_s:.0f}"} if wait_s > 0 else {}
     if is_batch:
         return await _answer_batch(call, states, headers)

@@ -152,6 +152,11 @@ GOSSIP_ENVELOPES_PER_S: Final = 10_000
 GOSSIP_REFUSAL_COST: Final = 20
 """What a refused transaction costs of a peer's allowance, in envelopes."""
 
+# ---- the process
+GC_YOUNG_OBJECTS: Final = 50_000
+"""New objects before the cyclic collector looks at them. Python's default of 700 made it look at
+every payment's several times, for nothing: what a payment leaves behind has no cycles."""
+
 # ---- what the node remembers for its clients
 MAX_RECENT_STATES: Final = 50_000
 """Settled transactions answered from memory; admission times kept for the histogram."""

@@ -5,26 +5,27 @@ from memory), pending ones from the mempool, and for a while those that were ref
 here. Nothing is reported final before its block is on the disk and readable with its proof.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 import trio
 
-from atpar.ledger.blocks import Block, Header
+from atpar.ledger.blocks import Block
 from atpar.ledger.codes import Code
-from atpar.ledger.operations import Approve, Operation, SetValidators, Transfer
+from atpar.ledger.operations import Transfer
 from atpar.ledger.receipts import Receipt
+from atpar.ledger.records import VALIDATORS
 from atpar.ledger.transactions import Transaction, decode_transaction
 from atpar.node import actions
 from atpar.node.admission import Admission, Outcome, Result
 from atpar.node.clock import Clock
+from atpar.node.finals import RecentFinals, describe_final
 from atpar.node.gateway import (
     NodeState,
     NodeStatus,
     PeerInfo,
     PeerState,
-    Placement,
     Reader,
     TransactionState,
     TxStatus,
@@ -96,7 +97,8 @@ class LocalGateway:
         self._version = version
         self._started_at_ms = clock.wall_ms()
         self._recent: OrderedDict[bytes, TransactionState] = OrderedDict()
-        """The last settled states: final ones, and those refused or expired here."""
+        """The last ones that were refused or expired here."""
+        self._finals = RecentFinals()
         self._blocks: OrderedDict[int, tuple[Block, tuple[Receipt, ...]]] = OrderedDict()
         self._waiters: dict[bytes, list[_Waiter]] = {}
         self._admitted_at: OrderedDict[bytes, float] = OrderedDict()
@@ -139,7 +141,10 @@ class LocalGateway:
         """Return the state that answers one submitted envelope."""
         tx = outcome.transaction
         match outcome.result:
-            case Result.ADMITTED | Result.KNOWN:
+            case Result.ADMITTED:
+                assert tx is not None
+                return _pend(tx, TxStatus.ACCEPTED)
+            case Result.KNOWN:
                 assert tx is not None
                 return self._look_up(outcome.first, fallback=tx)
             case Result.NO_ROOM:
@@ -166,9 +171,12 @@ class LocalGateway:
         return states
 
     def _look_up(self, tx_hash: bytes, *, fallback: Transaction | None = None) -> TransactionState:
+        final = self._finals.find(tx_hash)
+        if final is not None:
+            return final
         recent = self._recent.get(tx_hash)
         if recent is not None and recent.status is TxStatus.FINAL:
-            return recent
+            return recent  # of another envelope with this body
         place = self._store.find_transaction(tx_hash)
         if place is not None:
             return self._state_final(*place)
@@ -191,7 +199,9 @@ class LocalGateway:
         """Return the state of an executed transaction, from the disk."""
         block, receipts = self._read_block(height)
         tx = decode_transaction(block.transactions[index])
-        return _finish(tx, receipts[index], block.header, index)
+        return describe_final(
+            block.header, index, receipts[index], valid_until_ms=tx.body.valid_until_ms
+        )
 
     def _read_block(self, height: int) -> tuple[Block, tuple[Receipt, ...]]:
         """Return a final block with its receipts; the last few are kept decoded."""
@@ -279,6 +289,9 @@ class LocalGateway:
     def _settle(self, tx_hash: bytes, state: TransactionState) -> None:
         """Remember a state that will not change, and end the waits for it."""
         _remember(self._recent, tx_hash, state)
+        self._end_waits(tx_hash)
+
+    def _end_waits(self, tx_hash: bytes) -> None:
         for waiter in self._waiters.pop(tx_hash, ()):
             waiter.open.discard(tx_hash)
             if not waiter.open:
@@ -392,21 +405,28 @@ class LocalGateway:
 
     def on_final(self, blocks: Sequence[FinalBlock]) -> None:
         """Blocks are final and on the disk."""
-        now = trio.current_time()
         for block in blocks:
-            for index, (tx, receipt) in enumerate(
-                zip(block.transactions, block.receipts, strict=True)
-            ):
-                self._metrics.transactions.labels(Code(receipt.code).name).inc()
-                admitted_at = self._admitted_at.pop(tx.hash, None)
-                if admitted_at is not None:
-                    self._metrics.finality.observe(now - admitted_at)
-                self._settle(tx.hash, _finish(tx, receipt, block.header, index))
+            self._finals.add(block)
+            self._count_final(block)
+            if self._waiters:
+                for receipt in block.receipts:
+                    self._end_waits(receipt.tx_hash)
             self._votes.note_final(block)
-            if any(isinstance(op, SetValidators | Approve) for op in _list_ops(block)):
+            if VALIDATORS.id in block.overlay.tables:
                 self.update_peers()
         new_height, self._new_height = self._new_height, trio.Event()
         new_height.set()
+
+    def _count_final(self, block: FinalBlock) -> None:
+        for code, count in Counter(receipt.code for receipt in block.receipts).items():
+            self._metrics.transactions.labels(Code(code).name).inc(count)
+        if not self._admitted_at:
+            return
+        now = trio.current_time()
+        for receipt in block.receipts:
+            admitted_at = self._admitted_at.pop(receipt.tx_hash, None)
+            if admitted_at is not None:
+                self._metrics.finality.observe(now - admitted_at)
 
     def on_dropped(self, dropped: actions.DropTransaction) -> None:
         """An admitted transaction left the mempool and will not run from here."""
@@ -445,11 +465,6 @@ class LocalGateway:
         self.state, self.detail = NodeState.HALTED, halt.message
 
 
-def _list_ops(block: FinalBlock) -> Iterator[Operation]:
-    for tx in block.transactions:
-        yield from tx.body.ops
-
-
 async def _yield_now_and_then(position: int) -> None:
     """Let other tasks run every few items of a long list."""
     if position % ADMISSION_SLICE == ADMISSION_SLICE - 1:
@@ -470,18 +485,6 @@ def _pend(tx: Transaction, status: TxStatus) -> TransactionState:
         sender=tx.body.sender,
         tx_id=tx.body.tx_id,
         valid_until_ms=tx.body.valid_until_ms,
-    )
-
-
-def _finish(tx: Transaction, receipt: Receipt, header: Header, index: int) -> TransactionState:
-    return TransactionState(
-        tx_hash=tx.hash,
-        status=TxStatus.FINAL,
-        sender=tx.body.sender,
-        tx_id=tx.body.tx_id,
-        valid_until_ms=tx.body.valid_until_ms,
-        code=Code(receipt.code),
-        placement=Placement(header.height, index, header.timestamp_ms, receipt),
     )
 
 

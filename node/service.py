@@ -9,6 +9,7 @@ files are closed. It raises a `NodeError` when the node must not go on; its `exi
 kind of person to call.
 """
 
+import gc
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -46,7 +47,7 @@ from atpar.node.gossip import Gossip
 from atpar.node.http_server import HttpBounds
 from atpar.node.identity import Roots, check_own_leaf
 from atpar.node.journal import Journal
-from atpar.node.limits import WATCH_INTERVAL_S
+from atpar.node.limits import GC_YOUNG_OBJECTS, WATCH_INTERVAL_S
 from atpar.node.local_gateway import LocalGateway
 from atpar.node.logs import Position, configure_logging, get_logger
 from atpar.node.mempool import Added, Mempool
@@ -100,11 +101,22 @@ async def run_node(
         ConfigInvalid, GenesisInvalid: what it was told contradicts itself.
     """
     stop = trio.Event()
+    relax_collector()
     with _single_fault():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch_signals, stop)
             await serve_node(config, stop=stop, passphrase=passphrase, task_status=task_status)
             nursery.cancel_scope.cancel()
+
+
+def relax_collector() -> None:
+    """Let the cyclic garbage collector of this process run rarely, and pass over what is there now.
+
+    For a whole process that is about to work: everything loaded so far stays anyway.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_YOUNG_OBJECTS)
 
 
 async def _watch_signals(stop: trio.Event) -> None:

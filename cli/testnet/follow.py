@@ -1,10 +1,10 @@
 """Follows final blocks and verifies each completely: what makes a payment count as final.
 
 For every block with transactions: its finalization is checked against the validators of the
-genesis document, its header against the finalization, and `tx_root` and `receipt_root` are
-recomputed from all its transactions and receipts. That proves every receipt in it, with one
-certificate check a block instead of one proof a payment. One node is followed at a time; when it
-stops answering the next one is.
+genesis document, its header against the finalization, and `receipt_root` is recomputed from all
+its receipts. A receipt names its transaction's hash, so that proves the fate of every payment in
+the block, with one certificate check a block instead of one proof a payment. One node is followed
+at a time; when it stops answering the next one is.
 """
 
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -18,14 +18,11 @@ from atpar.cli.errors import InternalProblem
 from atpar.cli.testnet.wire import Unreachable, Wire
 from atpar.ledger.blocks import Header, ValidatorKey, ValidatorSetId, compute_digest
 from atpar.ledger.certificates import Finalization, Proposition
-from atpar.ledger.codec import encode
-from atpar.ledger.codes import Code
 from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.genesis import GenesisDocument, compute_chain_id
 from atpar.ledger.merkle import compute_root
 from atpar.ledger.proofs import FinalityProof, verify_finality
 from atpar.ledger.receipts import Receipt
-from atpar.node.limits import MAX_PAGE_ENTRIES
 
 Sink = Callable[[bytes, int], None]
 """Called with (transaction hash, receipt code) for every transaction of a verified block."""
@@ -34,9 +31,10 @@ SILENCE_S: Final = 10.0
 """Heartbeat blocks come more often than that."""
 TIMEOUT_S: Final = 5.0
 RETRY_S: Final = 0.1
-PAGE: Final = MAX_PAGE_ENTRIES
 OK: Final = 200
 SERVER_ERROR: Final = 500
+_LEAVES: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_RECEIPTS: Final = msgspec.msgpack.Decoder(list[Receipt])
 
 
 class Follower:
@@ -96,20 +94,14 @@ class Follower:
                     yield int(event["height"]), int(event["tx_count"])
 
     async def _take(self, wire: Wire, height: int) -> None:
-        page = await self._get_page(wire, height, 0)
-        transactions = page["transactions"]
-        while page["next"] is not None:
-            page = await self._get_page(wire, height, page["next"])
-            transactions += page["transactions"]
-        receipts = verify_block(
-            page, transactions, chain_id=self._chain_id, validators=self._validators
-        )
-        self.digests[height] = page["digest"]
+        block = await self._get_block(wire, height)
+        receipts = verify_block(block, chain_id=self._chain_id, validators=self._validators)
+        self.digests[height] = block["digest"]
         for receipt in receipts:
             self._sink(receipt.tx_hash, receipt.code)
 
-    async def _get_page(self, wire: Wire, height: int, first: int) -> dict[str, Any]:
-        path = f"/v1/blocks/{height}?from={first}&limit={PAGE}"
+    async def _get_block(self, wire: Wire, height: int) -> dict[str, Any]:
+        path = f"/v1/blocks/{height}?receipts=1"
         answer = await wire.get(path, timeout_s=TIMEOUT_S)
         if answer.status >= SERVER_ERROR:
             raise Unreachable(f"{wire.url}{path}: HTTP {answer.status}")
@@ -123,18 +115,14 @@ class Follower:
 
 
 def verify_block(
-    page: dict[str, Any],
-    transactions: Sequence[dict[str, Any]],
-    *,
-    chain_id: bytes,
-    validators: ValidatorSetId,
+    block: dict[str, Any], *, chain_id: bytes, validators: ValidatorSetId
 ) -> list[Receipt]:
     """Return the receipts of a block as the API shows it, after verifying all of it.
 
     Raises:
-        ProofInvalid: the block is not final, or these are not its transactions and receipts.
+        ProofInvalid: the block is not final, or these are not its receipts.
     """
-    certificate = page["certificate"]
+    certificate = block["certificate"]
     finalization = certificate["finalization"]
     proof = FinalityProof(
         finalization=Finalization(
@@ -145,16 +133,15 @@ def verify_block(
         headers=tuple(Header(**header) for header in certificate["headers"]),
     )
     header = verify_finality(proof, chain_id=chain_id, validators=validators)
-    receipts = [
-        Receipt(tx["tx_hash"], tx["sender"], tx["tx_id"], Code[tx["code"]], tx["failed_op"])
-        for tx in transactions
-    ]
-    if compute_digest(header) != page["digest"]:
-        raise ProofInvalid(f"block {page['height']}: the digest is not its header's")
-    if header.height != page["height"] or header.tx_count != len(receipts):
-        raise ProofInvalid(f"block {page['height']}: header {header.height}, {len(receipts)} txs")
-    if compute_root([receipt.tx_hash for receipt in receipts]) != header.tx_root:
-        raise ProofInvalid(f"block {header.height}: tx_root does not match its transactions")
-    if compute_root([encode(receipt) for receipt in receipts]) != header.receipt_root:
+    try:
+        leaves = [bytes(raw) for raw in _LEAVES.decode(block["receipts"])]
+        receipts = _RECEIPTS.decode(block["receipts"])
+    except msgspec.DecodeError as error:
+        raise ProofInvalid(f"block {block['height']}: receipts: {error}") from error
+    if compute_digest(header) != block["digest"]:
+        raise ProofInvalid(f"block {block['height']}: the digest is not its header's")
+    if header.height != block["height"] or header.tx_count != len(receipts):
+        raise ProofInvalid(f"block {block['height']}: header {header.height}, {len(receipts)} txs")
+    if compute_root(leaves) != header.receipt_root:
         raise ProofInvalid(f"block {header.height}: receipt_root does not match its receipts")
     return receipts

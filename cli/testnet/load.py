@@ -19,6 +19,9 @@ from atpar.ledger.codes import Code
 
 TICK_S: Final = 0.01
 """Payments that fall due within one tick travel in one request."""
+MAX_TICK_S: Final = 0.05
+BUSY_RATE: Final = 1_000
+"""Transfers a second from which on ticks grow with the rate, as a busy client's batches do."""
 MAX_BATCH: Final = 1_000
 MAX_REQUESTS_PER_NODE: Final = 32
 DOWN_S: Final = 0.5
@@ -86,13 +89,20 @@ class Load:
     """One run: a schedule of payments, the nodes they go to, and the tally."""
 
     def __init__(
-        self, payments: Sequence[Signed], targets: Sequence[Target], *, rate: float
+        self,
+        payments: Sequence[Signed],
+        targets: Sequence[Target],
+        *,
+        rate: float,
+        transfers: int = 1,
     ) -> None:
+        """`rate` is in payments a second, each of so many transfers."""
         self._payments = payments
         self._targets = targets
         self.tally = Tally([index / rate for index in range(len(payments))])
         self._indexes = {payment.hash: index for index, payment in enumerate(payments)}
         self._rate = rate
+        self._tick_s = compute_tick_s(rate * transfers)
         self._start = NEVER
         self._next_target = 0
         self._down_until = [0.0] * len(targets)
@@ -140,7 +150,7 @@ class Load:
         total, sent = len(self._payments), 0
         while sent < total:
             await trio.sleep_until(
-                max(self._start + self.tally.due[sent], trio.current_time() + TICK_S)
+                max(self._start + self.tally.due[sent], trio.current_time() + self._tick_s)
             )
             due = min(total, int(self.elapsed_s() * self._rate) + 1)
             for first in range(sent, due, MAX_BATCH):
@@ -207,6 +217,11 @@ class Load:
     def _check_settled(self) -> None:
         if self._all_sent and self.tally.count_settled() >= len(self._payments):
             self._all_settled.set()
+
+
+def compute_tick_s(transfers_per_s: float) -> float:
+    """Return how long due payments are collected for one request, at a rate of transfers."""
+    return min(MAX_TICK_S, max(TICK_S, TICK_S * transfers_per_s / BUSY_RATE))
 
 
 FinalSink = Callable[[bytes, int], None]

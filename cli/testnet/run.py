@@ -35,6 +35,7 @@ from atpar.cli.testnet.wire import Wire
 from atpar.ledger.codes import Code
 from atpar.ledger.genesis import parse_genesis
 from atpar.ledger.operations import Mint, Operation
+from atpar.node.service import relax_collector
 
 FUNDED: Final = 50_000_00
 """Minor units on each account before the load starts."""
@@ -228,6 +229,7 @@ def measure(
     making = ring.make(now_ms=now_ms())
     payments = [next(making) for _ in range(order.count)]
     say(f"{order.count} payments at {order.rate:g}/s between {len(accounts)} accounts ...")
+    relax_collector()
     before = _read_processor(record)
     load, seconds, digests = trio.run(_run_load, folder, record, order, payments)
     after = _read_processor(record)
@@ -292,7 +294,8 @@ async def _run_load(
     folder: Path, record: TestnetRecord, order: Order, payments: list[Signed]
 ) -> tuple[Load, float, dict[int, bytes]]:
     wires = [Wire(validator.api) for validator in record.validators]
-    load = Load(payments, [ApiTarget(wire) for wire in wires], rate=order.rate)
+    targets = [ApiTarget(wire) for wire in wires]
+    load = Load(payments, targets, rate=order.rate, transfers=order.bulk)
     last_final = math.nan
 
     def note(tx_hash: bytes, code: int) -> None:

@@ -1,10 +1,10 @@
 """A block counts as final only after everything about it has been verified."""
 
-import copy
 import hashlib
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from atpar.cli.testnet.follow import verify_block
 from atpar.ledger.blocks import (
@@ -68,21 +68,12 @@ def make_page() -> dict[str, Any]:
             },
             "headers": [{name: getattr(header, name) for name in header.__struct_fields__}],
         },
-        "transactions": [
-            {
-                "tx_hash": receipt.tx_hash,
-                "sender": receipt.sender,
-                "tx_id": receipt.tx_id,
-                "code": Code(receipt.code).name,
-                "failed_op": receipt.failed_op,
-            }
-            for receipt in RECEIPTS
-        ],
+        "receipts": encode(RECEIPTS),
     }
 
 
 def verify(page: dict[str, Any]) -> list[Receipt]:
-    return verify_block(page, page["transactions"], chain_id=CHAIN, validators=VALIDATORS)
+    return verify_block(page, chain_id=CHAIN, validators=VALIDATORS)
 
 
 def test_good_block_gives_its_receipts() -> None:
@@ -99,19 +90,23 @@ def drop_signer(page: dict[str, Any]) -> None:
 
 
 def claim_success(page: dict[str, Any]) -> None:
-    page["transactions"][1]["code"] = "OK"
+    page["receipts"] = encode([RECEIPTS[0], replace(RECEIPTS[1], code=0)])
 
 
-def drop_transaction(page: dict[str, Any]) -> None:
-    page["transactions"].pop()
+def drop_receipt(page: dict[str, Any]) -> None:
+    page["receipts"] = encode(RECEIPTS[:1])
 
 
-def swap_transactions(page: dict[str, Any]) -> None:
-    page["transactions"].reverse()
+def swap_receipts(page: dict[str, Any]) -> None:
+    page["receipts"] = encode(RECEIPTS[::-1])
 
 
-def add_transaction(page: dict[str, Any]) -> None:
-    page["transactions"].append(copy.deepcopy(page["transactions"][0]))
+def add_receipt(page: dict[str, Any]) -> None:
+    page["receipts"] = encode([*RECEIPTS, RECEIPTS[0]])
+
+
+def garble_receipts(page: dict[str, Any]) -> None:
+    page["receipts"] = page["receipts"][:-1]
 
 
 def change_header(page: dict[str, Any]) -> None:
@@ -132,9 +127,10 @@ def change_digest(page: dict[str, Any]) -> None:
         damage_signature,
         drop_signer,
         claim_success,
-        drop_transaction,
-        swap_transactions,
-        add_transaction,
+        drop_receipt,
+        swap_receipts,
+        add_receipt,
+        garble_receipts,
         change_header,
         change_height,
         change_digest,
@@ -150,4 +146,4 @@ def test_any_lie_about_a_block_is_noticed(damage: Any) -> None:
 def test_block_of_another_chain_is_refused() -> None:
     page = make_page()
     with pytest.raises(ProofInvalid):
-        verify_block(page, page["transactions"], chain_id=bytes(32), validators=VALIDATORS)
+        verify_block(page, chain_id=bytes(32), validators=VALIDATORS)

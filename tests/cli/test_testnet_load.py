@@ -10,11 +10,13 @@ import trio.testing
 from atpar.cli.testnet.load import (
     DRAIN_S,
     MAX_BATCH,
+    MAX_TICK_S,
     RESEND_AFTER_S,
     RESEND_CHECK_S,
     TICK_S,
     Load,
     Verdict,
+    compute_tick_s,
 )
 from atpar.cli.testnet.payments import Signed
 from atpar.cli.testnet.wire import Unreachable
@@ -71,6 +73,24 @@ async def test_load_counts_latency_from_the_scheduled_instant(
     assert len(samples) == 50
     assert all(100 - 1e-6 <= sample <= 100 + TICK_S * 1000 + 1e-6 for sample in samples.values())
     assert (load.tally.submitted, load.tally.lost, load.tally.failed) == (50, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("rate", "tick_s"), [(1, 0.01), (1_000, 0.01), (2_000, 0.02), (5_000, 0.05), (40_000, 0.05)]
+)
+def test_ticks_grow_with_the_rate_up_to_a_bound(rate: float, tick_s: float) -> None:
+    assert compute_tick_s(rate) == pytest.approx(tick_s)
+
+
+async def test_busy_load_sends_many_payments_in_one_request(
+    nursery: trio.Nursery, clock: trio.testing.MockClock
+) -> None:
+    node = FakeNode(nursery, delay_s=0.1)
+    load = Load(make_payments(1_000), [node], rate=50, transfers=100)
+    node.on_final = load.note_final
+    await load.run()
+    assert len({at for at, _ in node.received}) <= 20.0 / MAX_TICK_S + 1
+    assert max(load.tally.final_after_ms.values()) <= 100 + MAX_TICK_S * 1000 + 1e-6
 
 
 async def test_load_keeps_sending_while_nothing_becomes_final(

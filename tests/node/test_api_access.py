@@ -94,6 +94,11 @@ async def test_scoped_token_sees_transactions_that_concern_it(scoped: Harness) -
     assert found["transactions"] == []
 
 
+async def test_scoped_token_gets_no_receipts_in_one_piece(scoped: Harness) -> None:
+    problem = await scoped.get("/v1/blocks/latest?receipts=1", status=403, **bearer())
+    assert problem["code"] == "FORBIDDEN"
+
+
 async def test_scoped_token_gets_no_proof_that_shows_others(scoped: Harness) -> None:
     await scoped.get("/v1/accounts/BRVO/main?proof=1", **bearer())
     problem = await scoped.get("/v1/accounts/BRVO/other?proof=1", status=409, **bearer())

@@ -8,7 +8,9 @@ import pytest
 from atpar.ledger.blocks import compute_digest
 from atpar.ledger.execute import Template, build_block
 from atpar.ledger.jsonform import from_json
+from atpar.ledger.merkle import compute_root
 from atpar.ledger.proofs import FinalityProof, compute_trust_root, verify_finality
+from atpar.ledger.receipts import Receipt
 from atpar.ledger.state import Overlay
 from atpar.ledger.transactions import Transaction, decode_transaction
 from atpar.node.gateway import NodeState
@@ -112,6 +114,28 @@ async def test_full_block_shows_operations_and_exact_envelopes(harness: Harness)
     assert base64.b64decode(form["envelope"]) == tx.raw
     assert (form["ops"][0]["op"], form["ops"][0]["amount"]) == ("transfer", "5")
     assert decode_transaction(base64.b64decode(form["envelope"])).hash.hex() == form["tx_hash"]
+
+
+async def test_receipts_of_a_block_come_in_one_piece_that_its_header_proves(
+    harness: Harness,
+) -> None:
+    txs = [pay(harness, n) for n in range(1, 4)]
+    harness.gateway.run(*txs, pay(harness, 10**6))
+    block = await harness.get("/v1/blocks/latest?receipts=1")
+    assert (block["transactions"], block["next"]) == ([], None)
+    leaves = msgspec.msgpack.decode(bytes.fromhex(block["receipts"]), type=list[msgspec.Raw])
+    assert compute_root([bytes(leaf) for leaf in leaves]).hex() == block["header"]["receipt_root"]
+    hashes = {msgspec.msgpack.decode(leaf, type=Receipt).tx_hash for leaf in leaves}
+    assert len(leaves) == 4
+    assert hashes > {tx.hash for tx in txs}
+    assert (await harness.get("/v1/blocks/0?receipts=1"))["receipts"] == "90"
+
+
+@pytest.mark.parametrize("other", ["from=0", "limit=3", "full=0"])
+async def test_receipts_go_without_a_page(harness: Harness, other: str) -> None:
+    problem = await harness.get(f"/v1/blocks/latest?receipts=1&{other}", status=400)
+    assert problem["code"] == "INVALID_PARAMETER"
+    assert problem["field"] == other.partition("=")[0]
 
 
 async def test_validators_are_listed_with_what_was_seen_of_them(harness: Harness) -> None:

@@ -14,6 +14,7 @@ from atpar.ledger.codes import Code
 from atpar.ledger.transactions import Transaction, decode_transaction, encode_envelope
 from atpar.node import actions
 from atpar.node.admission import Admission
+from atpar.node.finals import RecentFinals
 from atpar.node.framing import Channel
 from atpar.node.gateway import NodeState, PeerState, TxStatus
 from atpar.node.gossip import BATCH, Gossip
@@ -143,7 +144,7 @@ async def test_same_bytes_again_answer_with_the_first_receipt(tmp_path: Path) ->
         (first,) = await made.gateway.wait_final([tx.hash], timeout_s=DEADLINE_S)
         (last,) = await made.gateway.submit([tx.raw])
         assert last == first
-        made.gateway._recent.clear()
+        made.gateway._finals = RecentFinals()
         assert await made.gateway.lookup([tx.hash]) == [first]
 
 
