@@ -106,11 +106,9 @@ CLIENT_BACKLOG_BLOCKS: Final = 6
 # ---- the verifier
 VERIFY_PIECE_SIGNATURES: Final = 64
 """Work is cut into pieces of this many, about 4 ms each, so that urgent work soon has its turn."""
-VERIFY_BATCH_SIGNATURES: Final = 128
+VERIFY_BATCH_SIGNATURES: Final = 256
 VERIFY_BATCHES_AHEAD: Final = 2
 """Batches that one worker has at a time: one in hand, the next already there."""
-WORKER_PIPE_BYTES: Final = 256 * 1024
-"""A usual batch fits; a larger one is handed over in parts."""
 VERIFY_BATCH_BYTES: Final = 4 * 1024 * 1024
 """Bytes hashed per batch: each signature hashes its message anew."""
 MAX_VERIFY_BACKLOG_SIGNATURES: Final = 2 * MAX_BLOCK_SIGNATURES

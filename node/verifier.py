@@ -2,11 +2,12 @@
 
 The verification library holds the interpreter's lock, and a busy main thread starves threads, so
 the work goes to processes (`verify_worker.py`) as packed bytes; with no workers it is done in
-line, a few at a time. Each worker takes the next batch as soon as it is free, so batches grow with
-load and nothing waits for company when there is none.
+line, a few at a time. A call packs its signatures once and hands them to a worker that has room,
+without waiting for another task; what finds no room waits, and goes in one batch with whatever
+else waits. So batches grow with load and nothing waits for company when there is none.
 
 **Order.** Blocks, then gossip, then clients; clients hold at most half the workers. Work is cut
-into small pieces, so that a block waits for one piece at most.
+into small pieces, so that a block waits for the batches in hand at most.
 
 **Faults.** A worker that dies, hangs or answers nonsense is replaced and its batch is checked
 again: a signature is valid only if a worker said so in an answer to exactly that request. A batch
@@ -14,12 +15,10 @@ that kills several workers in a row stops the node. A full backlog refuses new w
 before anything is queued.
 """
 
-import fcntl
-import subprocess
+import math
 import sys
 from collections import deque
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
@@ -27,7 +26,6 @@ from typing import Final
 import trio
 
 from atpar.ledger.keys import SignedTriple, verify_batch
-from atpar.ledger.transactions import Transaction
 from atpar.node.errors import VerifierBusy, VerifierFailed, VerifierStopped
 from atpar.node.limits import (
     MAX_VERIFY_ATTEMPTS,
@@ -38,14 +36,14 @@ from atpar.node.limits import (
     VERIFY_BATCHES_AHEAD,
     VERIFY_PIECE_SIGNATURES,
     VERIFY_TIMEOUT_S,
-    WORKER_PIPE_BYTES,
 )
 from atpar.node.logs import get_logger
 from atpar.node.metrics import Metrics
+from atpar.node.verify_link import WorkerLink
 from atpar.node.verify_worker import (
-    ANSWER_HEADER_BYTES,
-    compute_bitmap_bytes,
-    pack_request,
+    Columns,
+    compute_answer_bytes,
+    pack_piece,
     unpack_answer,
 )
 
@@ -78,12 +76,14 @@ class _Job:
 
 @dataclass(eq=False, slots=True)
 class _Piece:
-    """A few signatures of one job."""
+    """A few signatures of one job, packed."""
 
     job: _Job
     start: int
-    triples: Sequence[SignedTriple]
-    bytes: int
+    count: int
+    size: int
+    """Bytes that have to be hashed for them."""
+    packed: bytes
     attempts: int = 0
 
 
@@ -96,6 +96,22 @@ class _Sent:
     ticket: int
     count: int
     sent_at: float
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """A running worker and what it was given."""
+
+    link: WorkerLink
+    serves: Sequence[Priority]
+    """What it takes work of, the most urgent first."""
+    sent: deque[_Sent] = field(default_factory=deque)
+    """The oldest first: it answers in this order."""
+    patience: trio.CancelScope = field(default_factory=trio.CancelScope)
+    """Ends the wait for an answer that is overdue."""
+    free_at: float = 0.0
+    """When it answered last."""
+    answered: int = 0
 
 
 class Verifier:
@@ -121,9 +137,8 @@ class Verifier:
         self._signatures = dict.fromkeys(Priority, 0)
         self._bytes = dict.fromkeys(Priority, 0)
         self._jobs: set[_Job] = set()
-        self._client_batches = 0
+        self._running: list[_Worker] = []
         self._ticket = 0
-        self._idle = trio.lowlevel.ParkingLot()
         self._is_stopped = False
 
     # ---- for everybody
@@ -141,11 +156,12 @@ class Verifier:
             return []
         if self.workers == 0:
             return await self._verify_in_line(triples, priority)
-        self._check_room(len(triples), sum(len(message) for _, message, _ in triples), priority)
+        keys, messages, signatures = zip(*triples, strict=True)
+        self._check_room(len(triples), sum(map(len, messages)), priority)
         job = _Job(verdicts=[False] * len(triples), left=len(triples))
+        self._put(_cut(job, (keys, messages, signatures)), priority)
         self._jobs.add(job)
-        self._queues[priority].extend(self._cut(job, triples, priority))
-        self._idle.unpark_all()
+        self._dispatch()
         try:
             await job.done.wait()
         finally:
@@ -154,26 +170,6 @@ class Verifier:
         if job.stopped:
             raise VerifierStopped("the verifier stopped before these signatures were checked")
         return job.verdicts
-
-    async def verify_transactions(
-        self, transactions: Sequence[Transaction], priority: Priority
-    ) -> list[bool]:
-        """Return for each transaction whether it has signatures and all of them are valid.
-
-        Raises:
-            VerifierBusy, VerifierStopped: as `verify`.
-        """
-        triples: list[SignedTriple] = []
-        for tx in transactions:
-            triples += tx.compute_triples()
-        verdicts = await self.verify(triples, priority)
-        results = []
-        position = 0
-        for tx in transactions:
-            count = len(tx.signatures)
-            results.append(count > 0 and all(verdicts[position : position + count]))
-            position += count
-        return results
 
     def has_room(self, priority: Priority) -> bool:
         """Return whether there is room for at least one more signature."""
@@ -196,56 +192,28 @@ class Verifier:
         if self._bytes[priority] + size > self.max_bytes:
             raise VerifierBusy(f"{self._bytes[priority]} bytes wait, at most {self.max_bytes}")
 
-    def _cut(self, job: _Job, triples: Sequence[SignedTriple], priority: Priority) -> list[_Piece]:
-        """Return a job's pieces, added to the counts of the backlog."""
-        pieces = []
-        start = 0
-        while start < len(triples):
-            stop, size = start, 0
-            while stop < len(triples) and stop - start < VERIFY_PIECE_SIGNATURES:
-                # Every signature hashes its message anew, so bytes count for each.
-                size += len(triples[stop][1])
-                if stop > start and size > VERIFY_BATCH_BYTES:
-                    size -= len(triples[stop][1])
-                    break
-                stop += 1
-            pieces.append(_Piece(job, start, triples[start:stop], size))
-            self._signatures[priority] += stop - start
-            self._bytes[priority] += size
-            start = stop
-        return pieces
+    def _put(self, pieces: Sequence[_Piece], priority: Priority) -> None:
+        self._queues[priority].extend(pieces)
+        self._signatures[priority] += sum(piece.count for piece in pieces)
+        self._bytes[priority] += sum(piece.size for piece in pieces)
 
-    async def _take(self) -> tuple[Priority, list[_Piece]]:
-        """Wait for work; return the next batch, of one priority."""
-        while True:
-            for priority, queue in self._queues.items():
-                if priority is Priority.CLIENTS and self._clients_wait():
-                    continue
-                batch = self._pop_batch(priority, queue)
-                if batch:
-                    if priority is Priority.CLIENTS:
-                        self._client_batches += 1
-                    return priority, batch
-            await self._idle.park()
-
-    def _clients_wait(self) -> bool:
-        return self._client_batches >= max(1, self.workers // 2)
-
-    def _pop_batch(self, priority: Priority, queue: deque[_Piece]) -> list[_Piece]:
+    def _take(self, priority: Priority) -> list[_Piece]:
+        """Return the next batch of a priority, empty if nothing of it waits."""
+        queue = self._queues[priority]
         batch: list[_Piece] = []
         signatures = size = 0
         while queue:
             piece = queue[0]
             if not piece.job.abandoned:
-                signatures += len(piece.triples)
-                size += piece.bytes
+                signatures += piece.count
+                size += piece.size
                 full = signatures > VERIFY_BATCH_SIGNATURES or size > VERIFY_BATCH_BYTES
                 if batch and full:
                     break
                 batch.append(piece)
             queue.popleft()
-            self._signatures[priority] -= len(piece.triples)
-            self._bytes[priority] -= piece.bytes
+            self._signatures[priority] -= piece.count
+            self._bytes[priority] -= piece.size
         return batch
 
     def _put_back(self, priority: Priority, batch: list[_Piece], *, is_suspect: bool) -> None:
@@ -259,19 +227,17 @@ class Verifier:
             if piece.attempts >= MAX_VERIFY_ATTEMPTS:
                 raise VerifierFailed(f"a batch of signatures ended {piece.attempts} workers")
             self._queues[priority].appendleft(piece)
-            self._signatures[priority] += len(piece.triples)
-            self._bytes[priority] += piece.bytes
-        self._idle.unpark_all()
+            self._signatures[priority] += piece.count
+            self._bytes[priority] += piece.size
 
     @staticmethod
     def _settle(batch: list[_Piece], verdicts: list[bool]) -> None:
         position = 0
         for piece in batch:
-            count = len(piece.triples)
-            job = piece.job
-            job.verdicts[piece.start : piece.start + count] = verdicts[position : position + count]
-            job.left -= count
-            position += count
+            start, job, after = piece.start, piece.job, position + piece.count
+            job.verdicts[start : start + piece.count] = verdicts[position:after]
+            job.left -= piece.count
+            position = after
             if job.left == 0:
                 job.done.set()
 
@@ -298,8 +264,10 @@ class Verifier:
         """
         try:
             async with trio.open_nursery() as nursery:
-                for _ in range(self.workers):
-                    nursery.start_soon(self._keep_worker)
+                for number in range(self.workers):
+                    serves_clients = number < max(1, self.workers // 2)
+                    serves = [p for p in Priority if serves_clients or p is not Priority.CLIENTS]
+                    nursery.start_soon(self._keep_worker, serves)
                 task_status.started()
                 if self.workers == 0:
                     await trio.sleep_forever()
@@ -309,11 +277,11 @@ class Verifier:
                 job.stopped = True
                 job.done.set()
 
-    async def _keep_worker(self) -> None:
+    async def _keep_worker(self, serves: Sequence[Priority]) -> None:
         """Run one worker after the other."""
         failures = 0
         while True:
-            answered = await self._run_worker()
+            answered = await self._run_worker(serves)
             failures = 0 if answered else failures + 1
             if failures >= MAX_VERIFY_ATTEMPTS:
                 raise VerifierFailed(f"{failures} workers in a row ended without an answer")
@@ -322,92 +290,77 @@ class Verifier:
             log.warning("signature worker replaced", answered=answered)
             await trio.sleep(_RESPAWN_PAUSE_S * failures)
 
-    async def _run_worker(self) -> int:
-        """Feed one worker until it fails; return how many batches it answered.
-
-        The next batch is sent while one is being checked, so that the worker never waits for us.
-        """
-        sent: deque[_Sent] = deque()
-        answered = 0
-        free_at = trio.current_time()
-        async with AsyncExitStack() as stack:
-            process = await trio.lowlevel.open_process(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
-            stack.push_async_callback(_end_process, process)
-            _widen_pipe(process)
-            slots = trio.Semaphore(VERIFY_BATCHES_AHEAD)
-            try:
-                async with trio.open_nursery() as nursery:
-                    arrived, arriving = trio.open_memory_channel[None](VERIFY_BATCHES_AHEAD)
-                    nursery.start_soon(self._feed, process, sent, slots, arrived)
-                    async for _ in arriving:
-                        began = max(sent[0].sent_at, free_at)
-                        if not await self._collect(process, sent[0]):
-                            break
-                        free_at = trio.current_time()
-                        self._report(sent[0].priority, sent[0].count, free_at - began)
-                        self._release(sent.popleft())
-                        slots.release()
-                        answered += 1
-                    nursery.cancel_scope.cancel()
-            finally:
-                for each in sent:
-                    self._release(each)
+    async def _run_worker(self, serves: Sequence[Priority]) -> int:
+        """Run one worker until it fails; return how many batches it answered."""
+        worker = _Worker(await WorkerLink.start(self._command), serves)
+        self._running.append(worker)
+        try:
+            self._dispatch()
+            with worker.patience:
+                await self._take_answers(worker)
+        finally:
+            self._running.remove(worker)
+            await worker.link.end()
         # Only the first one can have been at fault: the worker had not begun with the others.
-        while sent:
-            each = sent.pop()
-            self._put_back(each.priority, each.batch, is_suspect=not sent)
-        return answered
+        while worker.sent:
+            each = worker.sent.pop()
+            self._put_back(each.priority, each.batch, is_suspect=not worker.sent)
+        self._dispatch()
+        return worker.answered
 
-    async def _feed(
-        self,
-        process: trio.Process,
-        sent: deque["_Sent"],
-        slots: trio.Semaphore,
-        arrived: trio.MemorySendChannel[None],
-    ) -> None:
-        """Send batches, a few ahead of the answers; end when the worker takes no more."""
-        assert process.stdin is not None
-        async with arrived:
-            while True:
-                await slots.acquire()
-                priority, batch = await self._take()
-                triples = [triple for piece in batch for triple in piece.triples]
+    def _dispatch(self) -> None:
+        """Give what waits to the workers, the idle ones first.
+
+        The next batch is sent while one is being checked, so that no worker waits for us.
+        """
+        for most in range(1, VERIFY_BATCHES_AHEAD + 1):
+            for worker in self._running:
+                if len(worker.sent) < most:
+                    self._feed(worker)
+
+    def _feed(self, worker: _Worker) -> None:
+        """Send a worker the most urgent batch of those that it serves, if there is one."""
+        for priority in worker.serves:
+            batch = self._take(priority)
+            if batch:
+                now = trio.current_time()
+                if not worker.sent:
+                    worker.patience.deadline = now + VERIFY_TIMEOUT_S
                 self._ticket += 1
-                each = _Sent(priority, batch, self._ticket, len(triples), trio.current_time())
-                sent.append(each)
-                arrived.send_nowait(None)
-                try:
-                    await process.stdin.send_all(pack_request(each.ticket, triples))
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                count = sum(piece.count for piece in batch)
+                worker.sent.append(_Sent(priority, batch, self._ticket, count, now))
+                worker.link.send(self._ticket, [piece.packed for piece in batch])
+                return
+
+    async def _take_answers(self, worker: _Worker) -> None:
+        """Take what a worker answers; return when it ends or its bytes are no answer."""
+        received = b""
+        while data := await worker.link.receive():
+            received += data
+            while worker.sent:
+                length = compute_answer_bytes(worker.sent[0].count)
+                if len(received) < length:
+                    break
+                if not self._accept(worker, received[:length]):
                     return
+                received = received[length:]
+            if received and not worker.sent:
+                return
+            self._dispatch()
 
-    async def _collect(self, process: trio.Process, each: "_Sent") -> bool:
-        """Take the answer to the oldest batch; return whether it was one."""
-        assert process.stdout is not None
-        expected = ANSWER_HEADER_BYTES + compute_bitmap_bytes(each.count)
-        answer = b""
-        with trio.move_on_after(VERIFY_TIMEOUT_S):
-            try:
-                while len(answer) < expected:
-                    data = await process.stdout.receive_some(expected - len(answer))
-                    if not data:
-                        return False
-                    answer += data
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return False
-            verdicts = unpack_answer(bytes(answer), ticket=each.ticket, count=each.count)
-            if verdicts is None:
-                return False
-            self._settle(each.batch, verdicts)
-            return True
-        return False
-
-    def _release(self, each: "_Sent") -> None:
-        if each.priority is Priority.CLIENTS:
-            self._client_batches -= 1
-            self._idle.unpark_all()
+    def _accept(self, worker: _Worker, answer: bytes) -> bool:
+        """Settle the oldest batch with its answer; return whether it was one."""
+        each = worker.sent[0]
+        verdicts = unpack_answer(answer, ticket=each.ticket, count=each.count)
+        if verdicts is None:
+            return False
+        worker.sent.popleft()
+        worker.answered += 1
+        began, worker.free_at = max(each.sent_at, worker.free_at), trio.current_time()
+        worker.patience.deadline = worker.free_at + VERIFY_TIMEOUT_S if worker.sent else math.inf
+        self._report(each.priority, each.count, worker.free_at - began)
+        self._settle(each.batch, verdicts)
+        return True
 
     def _report(self, priority: Priority, signatures: int, seconds: float) -> None:
         label = priority.name.lower()
@@ -415,18 +368,31 @@ class Verifier:
         self._metrics.verify_seconds.labels(label).observe(seconds)
 
 
-def _widen_pipe(process: trio.Process) -> None:
-    """Let a whole batch wait in the worker's pipe, where the system can: it need not ask us."""
-    if sys.platform == "linux" and isinstance(process.stdin, trio.lowlevel.FdStream):
-        with suppress(OSError):
-            fcntl.fcntl(process.stdin.fileno(), fcntl.F_SETPIPE_SZ, WORKER_PIPE_BYTES)
+def _cut(job: _Job, columns: Columns) -> list[_Piece]:
+    """Return a job's pieces, in order."""
+    keys, messages, signatures = columns
+    sizes = list(map(len, messages))
+    pieces = []
+    for start, end in _bound(sizes):
+        part = keys[start:end], messages[start:end], signatures[start:end]
+        pieces.append(_Piece(job, start, end - start, sum(sizes[start:end]), pack_piece(part)))
+    return pieces
 
 
-async def _end_process(process: trio.Process) -> None:
-    """End a worker at once and collect it; it holds nothing worth saving."""
-    with trio.CancelScope(shield=True):
-        process.kill()
-        await process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                await stream.aclose()
+def _bound(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield runs of signatures, from and to, that are not too many and hash not too much.
+
+    Every signature hashes its message anew, so bytes count for each.
+    """
+    todo = [
+        (start, min(start + VERIFY_PIECE_SIGNATURES, len(sizes)))
+        for start in range(0, len(sizes), VERIFY_PIECE_SIGNATURES)
+    ]
+    todo.reverse()
+    while todo:
+        start, end = todo.pop()
+        if end - start == 1 or sum(sizes[start:end]) <= VERIFY_BATCH_BYTES:
+            yield start, end
+        else:
+            middle = (start + end) // 2
+            todo += ((middle, end), (start, middle))

@@ -1,109 +1,120 @@
-"""The process that checks signatures: packed batches in on stdin, bitmaps out on stdout.
+"""The process that checks signatures: batches in through shared memory, verdicts out on stdout.
 
-Started by `verifier.py` as `python -m atpar.node.verify_worker`; it imports almost nothing, so it
-starts fast. It knows no keys, no ledger and no network. It ends when its stdin does, so it never
-outlives its node.
+Started by `verify_link.py` as `python -m atpar.node.verify_worker DESCRIPTOR`; it imports almost
+nothing, so it starts fast. It knows no keys, no ledger and no network. It ends when its stdin does,
+so it never outlives its node.
 
-    request = length (4) | ticket (8) | groups
-    group   = message length (4) | message | count (4) | count x (key, signature)
-    answer  = ticket (8) | count (4) | bitmap
+    request = ticket (8) | start (4) | end (4)        where in the memory its pieces stand
+    piece   = messages (4) | signatures (4) | sizes (4 each) | uses (4 each)
+            | signatures x (key, signature) | the messages
+    answer  = ticket (8) | count (4) | count x verdict (1)
 
-All integers are big-endian. Bit i of the bitmap, least significant first, is the verdict on the
-i-th signature of the request. Signatures of one message come as one group, because a transaction
-of 256 KiB may carry 64 of them.
+All integers are big-endian; a verdict is 1 for valid and 0 for not. The i-th message has `sizes[i]`
+bytes and is what the next `uses[i]` signatures are of: a transaction of 256 KiB may carry 64 of
+them, and its bytes travel once. Everything of one kind stands together, so that packing and
+unpacking are a few calls for a piece and not for a signature; and the pieces stand in memory that
+both processes see, because a pipe took longer for them than everything else here.
 """
 
+import mmap
+import os
 import signal
+import struct
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain, compress, pairwise, repeat
+from operator import is_not
 from typing import BinaryIO, Final
 
-from atpar.ledger.keys import SignedTriple, verify_batch
+from atpar.ledger.keys import verify_columns
 
-KEY_BYTES: Final = 32
-PAIR_BYTES: Final = KEY_BYTES + 64
-TICKET_BYTES: Final = 8
-ANSWER_HEADER_BYTES: Final = TICKET_BYTES + 4
+Columns = tuple[Sequence[bytes], Sequence[bytes], Sequence[bytes]]
+"""Keys, messages and signatures, one of each for every signature."""
 
-
-def pack_request(ticket: int, triples: Sequence[SignedTriple]) -> bytes:
-    """Return the bytes that ask for the verdicts on triples."""
-    pieces = [b"", ticket.to_bytes(TICKET_BYTES, "big")]
-    group: list[bytes] = []
-    message: bytes | None = None
-    for key, signed, signature in triples:
-        if signed != message:
-            _close_group(pieces, message, group)
-            message, group = signed, []
-        group += (key, signature)
-    _close_group(pieces, message, group)
-    pieces[0] = sum(map(len, pieces)).to_bytes(4, "big")
-    return b"".join(pieces)
+REQUEST: Final = struct.Struct(">QII")
+"""ticket, start, end"""
+_ANSWER: Final = struct.Struct(">QI")
+_COUNTS: Final = struct.Struct(">2I")
+_PAIR: Final = struct.Struct("32s64s")
+PIECE_OVERHEAD_BYTES: Final = _COUNTS.size
+PAIR_OVERHEAD_BYTES: Final = _PAIR.size + 8
+"""Most bytes that a signature takes beside its message."""
 
 
-def _close_group(pieces: list[bytes], message: bytes | None, group: list[bytes]) -> None:
-    if message is not None:
-        pieces += (len(message).to_bytes(4, "big"), message)
-        pieces += ((len(group) // 2).to_bytes(4, "big"), *group)
+def pack_piece(columns: Columns) -> bytes:
+    """Return a few signatures as the worker reads them. At least one.
+
+    Raises:
+        ValueError: a key is not 32 bytes long, or a signature not 64.
+    """
+    keys, messages, signatures = columns
+    if set(map(len, keys)) != {32} or set(map(len, signatures)) != {64}:
+        raise ValueError("a key has 32 bytes and a signature 64")
+    count = len(messages)
+    # Signatures of one transaction share one message object.
+    starts = [0, *compress(range(1, count), map(is_not, messages[1:], messages))]
+    distinct = [messages[start] for start in starts]
+    uses = [after - start for start, after in pairwise([*starts, count])]
+    numbers = struct.pack(f">{2 * len(starts)}I", *map(len, distinct), *uses)
+    pairs = chain.from_iterable(zip(keys, signatures, strict=True))
+    return b"".join((_COUNTS.pack(len(starts), count), numbers, *pairs, *distinct))
 
 
-def unpack_request(body: bytes) -> tuple[int, list[SignedTriple]]:
-    """Return (ticket, triples) of a request without its length."""
-    return int.from_bytes(body[:TICKET_BYTES], "big"), list(_unpack_groups(body))
-
-
-def _unpack_groups(body: bytes) -> Iterator[SignedTriple]:
-    position = TICKET_BYTES
-    while position < len(body):
-        size = int.from_bytes(body[position : position + 4], "big")
-        message = body[position + 4 : position + 4 + size]
-        position += 4 + size
-        count = int.from_bytes(body[position : position + 4], "big")
-        position += 4
-        for _ in range(count):
-            pair = body[position : position + PAIR_BYTES]
-            yield pair[:KEY_BYTES], message, pair[KEY_BYTES:]
-            position += PAIR_BYTES
+def unpack_pieces(memory: mmap.mmap | bytes, start: int, end: int) -> Iterator[Columns]:
+    """Yield the pieces that stand between two places of the memory."""
+    with memoryview(memory) as view:
+        while start < end:
+            distinct, count = _COUNTS.unpack_from(view, start)
+            start += _COUNTS.size
+            numbers = struct.unpack_from(f">{2 * distinct}I", view, start)
+            start += 8 * distinct
+            after = start + _PAIR.size * count
+            with view[start:after] as pairs:
+                keys, signatures = zip(*_PAIR.iter_unpack(pairs), strict=True)
+            ends = list(accumulate(numbers[:distinct], initial=after))
+            messages = [memory[first:last] for first, last in pairwise(ends)]
+            start = ends[-1]
+            if distinct < count:
+                messages = list(chain.from_iterable(map(repeat, messages, numbers[distinct:])))
+            yield keys, messages, signatures
 
 
 def pack_answer(ticket: int, verdicts: Sequence[bool]) -> bytes:
     """Return the bytes that answer a request."""
-    bits = sum(1 << index for index, valid in enumerate(verdicts) if valid)
-    return (
-        ticket.to_bytes(TICKET_BYTES, "big")
-        + len(verdicts).to_bytes(4, "big")
-        + bits.to_bytes(compute_bitmap_bytes(len(verdicts)), "little")
-    )
+    return _ANSWER.pack(ticket, len(verdicts)) + bytes(verdicts)
 
 
 def unpack_answer(answer: bytes, *, ticket: int, count: int) -> list[bool] | None:
     """Return the verdicts, or None if the answer is not one to this request."""
-    expected = ticket.to_bytes(TICKET_BYTES, "big") + count.to_bytes(4, "big")
-    bitmap = answer[ANSWER_HEADER_BYTES:]
-    if answer[:ANSWER_HEADER_BYTES] != expected or len(bitmap) != compute_bitmap_bytes(count):
-        return None
-    bits = int.from_bytes(bitmap, "little")
-    return [bits >> index & 1 == 1 for index in range(count)]
+    verdicts = list(map(bool, answer[_ANSWER.size :]))
+    # Packed again it is the same bytes, or it holds something that is no verdict.
+    is_answer = len(verdicts) == count and pack_answer(ticket, verdicts) == answer
+    return verdicts if is_answer else None
 
 
-def compute_bitmap_bytes(count: int) -> int:
-    """Return the length of the bitmap for a number of verdicts."""
-    return (count + 7) // 8
+def compute_answer_bytes(count: int) -> int:
+    """Return the length of the answer to a request for so many verdicts."""
+    return _ANSWER.size + count
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(requests: BinaryIO, answers: BinaryIO, memory: mmap.mmap | bytes) -> None:
     """Answer requests until the stream of requests ends."""
-    while length := requests.read(4):
-        size = int.from_bytes(length, "big")
-        body = requests.read(size)
-        if len(body) != size:
-            return
-        ticket, triples = unpack_request(body)
-        answers.write(pack_answer(ticket, verify_batch(triples)))
+    while len(request := requests.read(REQUEST.size)) == REQUEST.size:
+        ticket, start, end = REQUEST.unpack(request)
+        verdicts: list[bool] = []
+        for columns in unpack_pieces(memory, start, end):
+            verdicts += verify_columns(*columns)
+        answers.write(pack_answer(ticket, verdicts))
         answers.flush()
 
 
-if __name__ == "__main__":
+def _main(descriptor: int) -> None:
     # The terminal's Ctrl-C goes to the whole group; the node decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+    os.close(descriptor)
+    serve(sys.stdin.buffer, sys.stdout.buffer, memory)
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]))

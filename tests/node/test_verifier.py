@@ -1,5 +1,7 @@
 """The verifier: same verdicts with and without workers, order, bounds, and workers that die."""
 
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,25 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
-from atpar.ledger.codec import encode
-from atpar.ledger.hashing import SignKind, compute_sign_bytes
 from atpar.ledger.keys import SignedTriple, verify_batch
-from atpar.ledger.operations import Void
-from atpar.ledger.transactions import VERSION, Body, decode_transaction, encode_envelope
 from atpar.node.errors import VerifierBusy, VerifierFailed, VerifierStopped
 from atpar.node.limits import (
     MAX_VERIFY_ATTEMPTS,
+    VERIFY_BATCH_BYTES,
     VERIFY_BATCH_SIGNATURES,
+    VERIFY_BATCHES_AHEAD,
     VERIFY_PIECE_SIGNATURES,
 )
 from atpar.node.metrics import Metrics
-from atpar.node.verifier import WORKER_COMMAND, Priority, Verifier, _Job
-from atpar.node.verify_worker import (
-    pack_answer,
-    pack_request,
-    unpack_answer,
-    unpack_request,
-)
+from atpar.node.verifier import WORKER_COMMAND, Priority, Verifier
+from atpar.node.verify_worker import pack_answer, pack_piece, unpack_answer, unpack_pieces
 
 DEADLINE_S = 20.0
 SIGNER = SigningKey(bytes(range(32)))
@@ -62,7 +57,13 @@ def script(folder: Path, body: str) -> tuple[str, ...]:
     return sys.executable, str(path)
 
 
-REAL = f"os.execv({WORKER_COMMAND[0]!r}, {list(WORKER_COMMAND)!r})"
+REAL = f"os.execv({WORKER_COMMAND[0]!r}, [*{list(WORKER_COMMAND)!r}, *sys.argv[1:]])"
+
+
+def count_waiting(metrics: Metrics, verifier: Verifier, priority: Priority) -> int:
+    verifier.observe()
+    labels = {"queue": f"verify_{priority.name.lower()}"}
+    return int(metrics.registry.get_sample_value("atpar_queue_depth", labels) or 0)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -110,21 +111,6 @@ async def test_many_callers_get_their_own_verdicts() -> None:
         assert verdicts == [i == number % 5 for i in range(5)]
 
 
-async def test_transaction_needs_a_signature_and_all_of_them_valid() -> None:
-    body = Body(VERSION, bytes(32), "ALFA/main", bytes(16), 0, 1, (Void(),))
-    data = encode(body)
-    message = compute_sign_bytes(SignKind.TRANSACTION, bytes(32), data)
-    pairs = []
-    for seed in range(3):
-        signer = SigningKey(bytes([seed]) * 32)
-        pairs.append((bytes(signer.verify_key), signer.sign(message).signature))
-    forged = [pairs[0], (pairs[1][0], pairs[0][1])]
-    transactions = [decode_transaction(encode_envelope(data, p)) for p in (pairs, forged, [])]
-    verifier = Verifier(workers=0, metrics=Metrics())
-    verdicts = await verifier.verify_transactions(transactions, Priority.GOSSIP)
-    assert verdicts == [True, False, False]
-
-
 async def test_blocks_go_before_gossip_before_clients() -> None:
     verifier = Verifier(workers=1, metrics=Metrics())
     order: list[Priority] = []
@@ -154,22 +140,26 @@ async def run_in_scope(
         await verifier.run()
 
 
-async def test_clients_leave_half_of_the_workers_to_others() -> None:
-    verifier = Verifier(workers=4, metrics=Metrics())
-    taken: list[Priority] = []
+@pytest.mark.parametrize(("workers", "for_clients"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)])
+async def test_clients_leave_half_of_the_workers_to_others(
+    tmp_path: Path, workers: int, for_clients: int
+) -> None:
+    metrics = Metrics()
+    hangs = script(tmp_path, "import time; time.sleep(60)")
+    verifier = Verifier(workers=workers, metrics=metrics, command=hangs)
+    most = VERIFY_BATCHES_AHEAD * VERIFY_BATCH_SIGNATURES
+    triples = [sign(b"")] * (workers + 1) * most
     with trio.fail_after(DEADLINE_S):
         async with trio.open_nursery() as nursery:
-            for _ in range(6):
-                nursery.start_soon(verifier.verify, make_triples(300), Priority.CLIENTS)
-            await trio.testing.wait_all_tasks_blocked()
-            taken += [(await verifier._take())[0] for _ in range(2)]
-            with trio.move_on_after(0.01) as scope:
-                await verifier._take()
-            assert scope.cancelled_caught
-            nursery.start_soon(verifier.verify, make_triples(1), Priority.GOSSIP)
-            taken.append((await verifier._take())[0])
+            runner = await nursery.start(run_in_scope, verifier)
+            for priority, taken in ((Priority.CLIENTS, for_clients), (Priority.GOSSIP, workers)):
+                nursery.start_soon(verifier.verify, triples, priority)
+                others = workers - for_clients
+                free = taken if priority is Priority.CLIENTS else others
+                while count_waiting(metrics, verifier, priority) != len(triples) - free * most:
+                    await trio.testing.wait_all_tasks_blocked(0.005)
+            runner.cancel()
             nursery.cancel_scope.cancel()
-    assert taken == [Priority.CLIENTS, Priority.CLIENTS, Priority.GOSSIP]
 
 
 async def test_full_backlog_refuses_before_queueing() -> None:
@@ -218,6 +208,7 @@ async def test_worker_that_dies_is_replaced_and_its_batch_checked_again(tmp_path
     [
         b"\xff" * 12 + b"\xff",  # a ticket of its own
         (1).to_bytes(8, "big") + (2).to_bytes(4, "big") + b"\xff",  # another count
+        (1).to_bytes(8, "big") + (1).to_bytes(4, "big") + b"\2",  # no verdict
         (1).to_bytes(8, "big"),  # cut short
     ],
 )
@@ -296,16 +287,34 @@ TRIPLES = st.lists(
         st.sampled_from([b"", b"a", b"bb" * 100]),
         st.binary(min_size=64, max_size=64),
     ),
+    min_size=1,
     max_size=20,
 )
 
 
-@given(TRIPLES, st.integers(0, 2**64 - 1))
+@given(st.lists(TRIPLES, max_size=3), st.binary(max_size=9))
 @settings(deadline=None)
-def test_requests_survive_packing(triples: list[SignedTriple], ticket: int) -> None:
-    packed = pack_request(ticket, triples)
-    assert int.from_bytes(packed[:4], "big") == len(packed) - 4
-    assert unpack_request(packed[4:]) == (ticket, triples)
+def test_pieces_survive_packing(pieces: list[list[SignedTriple]], before: bytes) -> None:
+    columns = [tuple(zip(*triples, strict=True)) for triples in pieces]
+    packed = b"".join(pack_piece(each) for each in columns)  # type: ignore[arg-type]
+    memory = before + packed + b"behind"
+    found = unpack_pieces(memory, len(before), len(before) + len(packed))
+    assert [tuple(map(tuple, each)) for each in found] == columns
+
+
+def test_message_of_many_signatures_is_packed_once() -> None:
+    message = bytes(1_000)
+    alone = pack_piece(([KEY], [message], [bytes(64)]))
+    shared = pack_piece(([KEY] * 64, [message] * 64, [bytes(64)] * 64))
+    assert len(shared) == len(alone) + 63 * 96
+    ((_, messages, _),) = unpack_pieces(shared, 0, len(shared))
+    assert list(messages) == [message] * 64
+
+
+@pytest.mark.parametrize(("key", "signature"), [(31, 64), (33, 64), (32, 63), (32, 65), (31, 65)])
+def test_keys_and_signatures_of_another_length_are_not_packed(key: int, signature: int) -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        pack_piece(([bytes(key)], [b""], [bytes(signature)]))
 
 
 @given(st.lists(st.booleans(), max_size=40), st.integers(0, 2**64 - 1))
@@ -314,17 +323,100 @@ def test_answers_survive_packing(verdicts: list[bool], ticket: int) -> None:
     assert unpack_answer(answer, ticket=ticket, count=len(verdicts)) == verdicts
     assert unpack_answer(answer, ticket=ticket ^ 1, count=len(verdicts)) is None
     assert unpack_answer(answer, ticket=ticket, count=len(verdicts) + 1) is None
+    assert unpack_answer(answer + b"\2", ticket=ticket, count=len(verdicts) + 1) is None
 
 
-def test_only_the_batch_in_hand_is_suspected_when_a_worker_dies() -> None:
-    """The one that waited behind it was not begun, so it is not counted against it."""
-    verifier = Verifier(workers=1, metrics=Metrics())
-    triples = make_triples(VERIFY_BATCH_SIGNATURES)
-    job = _Job(verdicts=[False] * len(triples), left=len(triples))
-    (first, *others) = verifier._cut(job, triples, Priority.BLOCKS)
-    for _ in range(MAX_VERIFY_ATTEMPTS + 1):
-        verifier._put_back(Priority.BLOCKS, others, is_suspect=False)
-    for _ in range(MAX_VERIFY_ATTEMPTS - 1):
-        verifier._put_back(Priority.BLOCKS, [first], is_suspect=True)
-    with pytest.raises(VerifierFailed):
-        verifier._put_back(Priority.BLOCKS, [first], is_suspect=True)
+async def test_only_the_batch_in_hand_is_suspected_when_a_worker_dies(tmp_path: Path) -> None:
+    """What waited behind it was not begun, so it is not counted against it: it outlives five."""
+    deaths = MAX_VERIFY_ATTEMPTS - 1
+    counts = script(
+        tmp_path,
+        "import struct\n"
+        "died = len(list(folder.glob('death*')))\n"
+        f"if died < {2 * deaths}:\n"
+        "    (folder / f'death{died}').touch()\n"
+        "    ticket = sys.stdin.buffer.read(16)[:8]\n"
+        f"    if died <= {deaths}:\n"
+        "        sys.stdin.buffer.read(16)\n"
+        f"    if died == {deaths}:\n"
+        f"        count = {VERIFY_BATCH_SIGNATURES}\n"
+        "        sys.stdout.buffer.write(ticket + struct.pack('>I', count) + b'\\1' * count)\n"
+        "        sys.stdout.flush()\n"
+        "    sys.exit(1)\n" + REAL,
+    )
+    verifier = Verifier(workers=1, metrics=Metrics(), command=counts)
+    async with running(verifier):
+        verdicts = await verifier.verify([sign(b"")] * 2 * VERIFY_BATCH_SIGNATURES, Priority.BLOCKS)
+    assert all(verdicts)
+    assert verifier.restarts == 2 * deaths
+
+
+async def test_worker_that_hangs_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atpar.node.verifier.VERIFY_TIMEOUT_S", 1.5)
+    hangs_once = script(
+        tmp_path,
+        "flag = folder / 'hung'\n"
+        "if not flag.exists():\n"
+        "    flag.touch()\n"
+        "    import time; time.sleep(60)\n" + REAL,
+    )
+    verifier = Verifier(workers=1, metrics=Metrics(), command=hangs_once)
+    async with running(verifier):
+        verdicts = await verifier.verify(make_triples(3, bad={1}), Priority.BLOCKS)
+    assert verdicts == [True, False, True]
+    assert verifier.restarts >= 1
+
+
+async def test_worker_that_speaks_unasked_is_replaced(tmp_path: Path) -> None:
+    speaks_once = script(
+        tmp_path,
+        "flag = folder / 'spoke'\n"
+        "if not flag.exists():\n"
+        "    flag.touch()\n"
+        "    sys.stdout.buffer.write((1).to_bytes(8, 'big') + (1).to_bytes(4, 'big') + b'\\1')\n"
+        "    sys.stdout.flush()\n"
+        "    sys.stdin.buffer.read()\n" + REAL,
+    )
+    verifier = Verifier(workers=1, metrics=Metrics(), command=speaks_once)
+    async with running(verifier):
+        while not verifier.restarts:
+            await trio.testing.wait_all_tasks_blocked(0.005)
+        verdicts = await verifier.verify([sign(b"forged", valid=False)], Priority.CLIENTS)
+    assert verdicts == [False]
+
+
+async def test_worker_killed_under_load_loses_and_passes_nothing(tmp_path: Path) -> None:
+    noted = script(tmp_path, "(folder / f'{os.getpid()}.pid').touch()\n" + REAL)
+    verifier = Verifier(workers=2, metrics=Metrics(), command=noted)
+    bad = set(range(0, 4_000, 7))
+    triples = make_triples(4_000, bad=bad)
+    verdicts: dict[int, list[bool]] = {}
+
+    async def call(start: int) -> None:
+        verdicts[start] = await verifier.verify(triples[start : start + 50], Priority.GOSSIP)
+
+    async with running(verifier), trio.open_nursery() as nursery:
+        for start in range(0, len(triples), 50):
+            nursery.start_soon(call, start)
+        for settled in (5, 30, 50):
+            while len(verdicts) < settled:
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            for noted_pid in list(tmp_path.glob("*.pid")):
+                os.kill(int(noted_pid.stem), signal.SIGKILL)
+                noted_pid.unlink()
+    found = [verdict for start in sorted(verdicts) for verdict in verdicts[start]]
+    assert [index for index, valid in enumerate(found) if not valid] == sorted(bad)
+    assert len(found) == len(triples)
+    assert verifier.restarts >= 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_largest_messages_are_cut_into_batches_of_bounded_bytes(workers: int) -> None:
+    metrics = Metrics()
+    message = bytes(VERIFY_BATCH_BYTES // 3)
+    triples = [sign(message, valid=index != 5) for index in range(7)]
+    async with running(Verifier(workers=workers, metrics=metrics)) as verifier:
+        verdicts = await verifier.verify(triples, Priority.BLOCKS)
+    assert verdicts == [index != 5 for index in range(7)]
