@@ -30,6 +30,7 @@ from atpar.ledger.operations import (
     PauseChange,
     Policy,
     Propose,
+    RecordEvidence,
     Redeem,
     Release,
     Seize,
@@ -543,11 +544,7 @@ def _of_assign(view: View, op: Assign) -> Sequence[str]:
     return (_hold(view, op.hold).creditor, op.creditor)
 
 
-def _of_set_controls(_view: View, op: SetControls) -> Sequence[str]:
-    return (op.by,)
-
-
-def _of_freeze(_view: View, op: Freeze) -> Sequence[str]:
+def _of_whom_it_names(_view: View, op: SetControls | Freeze | RecordEvidence) -> Sequence[str]:
     return (op.by,)
 
 
@@ -594,6 +591,7 @@ PRINCIPALS: Final[dict[type[Operation], Callable[[View, Any], Sequence[str]]]] =
     SetParams: _of_governance,
     SetValidators: _of_governance,
     SetParticipant: _of_governance,
+    RecordEvidence: _of_whom_it_names,
     UpdateAccount: _of_update_account,
     OpenAccount: _of_open_account,
     SetAsset: _of_set_asset,
@@ -606,8 +604,8 @@ PRINCIPALS: Final[dict[type[Operation], Callable[[View, Any], Sequence[str]]]] =
     Capture: _of_capture,
     Release: _of_release,
     Assign: _of_assign,
-    SetControls: _of_set_controls,
-    Freeze: _of_freeze,
+    SetControls: _of_whom_it_names,
+    Freeze: _of_whom_it_names,
     Unfreeze: _of_unfreeze,
     Seize: _of_seize,
     SetPause: _of_set_pause,

@@ -55,6 +55,8 @@ class Code(IntEnum):
     PARTICIPANT_SUSPENDED = 208
     UNKNOWN_TARGET = 209
     ENTRY_EXISTS = 210
+    UNKNOWN_EPOCH = 211
+    EVIDENCE_RECORDED = 212
     # On state: policies, roles and parameters.
     POSSESSION_MISSING = 220
     KEY_TAKEN = 221
@@ -105,6 +107,7 @@ class Code(IntEnum):
     PROPOSAL_EXPIRED = 291
     UNKNOWN_PROPOSAL = 292
     QUORUM_UNSAFE = 293
+    EVIDENCE_INVALID = 294
     # Arithmetic that would leave the range of an amount.
     OVERFLOW = 299
 
@@ -222,6 +225,16 @@ MEANINGS: dict[Code, Meaning] = {
         "AM05",
         "The id was used long ago and what it made then still exists.",
         "Use a new transaction id.",
+    ),
+    Code.UNKNOWN_EPOCH: Meaning(
+        "NOOR",
+        "The validator set of this epoch is not kept: it is to come, or too long ago.",
+        "Check the epoch; old evidence still convinces as a file.",
+    ),
+    Code.EVIDENCE_RECORDED: Meaning(
+        "AM05",
+        "Evidence of this kind against this validator in this view is on the ledger.",
+        "Nothing: read the record.",
     ),
     Code.POSSESSION_MISSING: Meaning(
         "DS0H",
@@ -368,6 +381,11 @@ MEANINGS: dict[Code, Meaning] = {
     ),
     Code.QUORUM_UNSAFE: Meaning(
         "NARR", "The validator set would be unsafe.", "Read the rules for sets and correct it."
+    ),
+    Code.EVIDENCE_INVALID: Meaning(
+        "NARR",
+        "The two votes are not both signed by the validator named, under its key of that epoch.",
+        "Check the file with `atpar verify`.",
     ),
     Code.OVERFLOW: Meaning(
         "AM12", "A sum would leave the range of an amount.", "Use a smaller amount."

@@ -69,6 +69,13 @@ def _get_pair(evidence: Evidence) -> tuple[Vote, Vote]:
             assert_never(evidence)
 
 
+def get_number(evidence: Evidence) -> int:
+    """Return the number of a kind of evidence, which stands in front of its bytes."""
+    number = type(evidence).__struct_config__.tag
+    assert isinstance(number, int), number
+    return number
+
+
 def get_place(evidence: Evidence) -> tuple[int, int]:
     """Return the epoch and view in which it happened."""
     body = get_body(_get_pair(evidence)[0])

@@ -33,6 +33,7 @@ from atpar.ledger.governance import (
     activate_params,
     apply_approve,
     apply_propose,
+    apply_record_evidence,
     apply_set_params,
     apply_set_validators,
     begin_epoch,
@@ -61,6 +62,7 @@ from atpar.ledger.operations import (
     OpenAccount,
     Operation,
     Propose,
+    RecordEvidence,
     Redeem,
     Release,
     Seize,
@@ -105,6 +107,7 @@ APPLY: Final[dict[type[Operation], Callable[[Context, Any], None]]] = {
     Approve: apply_approve,
     SetParams: apply_set_params,
     SetValidators: apply_set_validators,
+    RecordEvidence: apply_record_evidence,
     UpdateAccount: apply_update_account,
     Seize: apply_seize,
     SetPause: apply_set_pause,
@@ -271,13 +274,13 @@ class _Run:
         )
 
 
-_LABORIOUS: Final = frozenset((OpenAccount, SetParticipant, SetValidators, Approve))
+_LABORIOUS: Final = frozenset((OpenAccount, SetParticipant, SetValidators, RecordEvidence, Approve))
 
 
 def _measure_work(view: View, tx: Transaction) -> tuple[int, int]:
     """Return how many operations and signatures a transaction makes everyone check.
 
-    Proofs of possession are signatures; an approval may run its bundle.
+    Proofs of possession and the votes in evidence are signatures; an approval may run its bundle.
     """
     ops, signatures = len(tx.body.ops), len(tx.signatures)
     for op in tx.body.ops:
@@ -290,6 +293,8 @@ def _measure_work(view: View, tx: Transaction) -> tuple[int, int]:
             for each in bundled:
                 if isinstance(each, OpenAccount | SetParticipant | SetValidators):
                     signatures += len(each.possessions)
+                elif isinstance(each, RecordEvidence):
+                    signatures += 2
     return ops, signatures
 
 

@@ -24,6 +24,7 @@ from atpar.ledger.blocks import (
 )
 from atpar.ledger.codec import Codec, Wire, encode
 from atpar.ledger.commitment import commit_state
+from atpar.ledger.epochs import open_epoch
 from atpar.ledger.errors import GenesisInvalid, Refused
 from atpar.ledger.hashing import HashTag, SignKind, compute_hash, compute_sign_bytes
 from atpar.ledger.jsonform import JsonInvalid, from_json, parse_json, to_json
@@ -46,7 +47,6 @@ from atpar.ledger.records import (
     PARAMS,
     PARTICIPANTS,
     QUOTAS,
-    VALIDATORS,
     Asset,
     KeyOwner,
     Params,
@@ -481,7 +481,7 @@ def build_genesis(document: GenesisDocument) -> Genesis:
         Validator(v.participant, v.vote_key, v.admin_key, v.root_certificate, v.address)
         for v in document.validators
     )
-    overlay.put(VALIDATORS, CURRENT, ValidatorSet(0, members))
+    open_epoch(overlay, ValidatorSet(0, members))
     overlay.put(PARAMS, CURRENT, Params(*msgspec.structs.astuple(document.params)))
     chain_id = compute_chain_id(document)
     validators = identify_validators(ValidatorSet(0, members))

@@ -1,4 +1,4 @@
-"""Governance and bundles: proposals with maker and checker, parameters, validator sets.
+"""Governance and bundles: proposals with maker and checker, parameters, validator sets, evidence.
 
 A proposal is a bundle of operations that waits on the ledger for those who must agree. Verdicts
 are kept by key, and weighed under the policies in force when the bundle would run, so that a key
@@ -20,9 +20,12 @@ from atpar.ledger.authority import (
 from atpar.ledger.certificates import compute_quorum
 from atpar.ledger.codes import Code
 from atpar.ledger.context import Context, check_new_entry
-from atpar.ledger.errors import Refused
+from atpar.ledger.epochs import open_epoch
+from atpar.ledger.errors import ProofInvalid, Refused
+from atpar.ledger.evidence import get_place, verify_evidence
 from atpar.ledger.hashing import HashTag
 from atpar.ledger.limits import (
+    MAX_EVIDENCE_PER_EPOCH,
     MAX_OPEN_PROPOSALS_PER_ACCOUNT,
     MAX_PENDING_PARAMS,
     MIN_VALIDATORS,
@@ -33,12 +36,14 @@ from atpar.ledger.operations import (
     Decision,
     NewValidator,
     Propose,
+    RecordEvidence,
     SetParams,
     SetValidators,
 )
 from atpar.ledger.policies import check_keys
 from atpar.ledger.records import (
     CURRENT,
+    EVIDENCE,
     KEYS,
     MARK,
     NEXT,
@@ -48,12 +53,16 @@ from atpar.ledger.records import (
     PENDING_PARAMS,
     PROPOSALS,
     VALIDATORS,
+    VOTERS,
     KeyOwner,
     PendingParam,
     Proposal,
+    RecordedEvidence,
     Validator,
     ValidatorSet,
     Verdict,
+    evidence_key,
+    evidence_prefix,
     number_key,
 )
 from atpar.ledger.state import Overlay, View
@@ -259,5 +268,35 @@ def begin_epoch(overlay: Overlay) -> None:
     current = get_validators(overlay)
     following = overlay.get(VALIDATORS, NEXT)
     members = current.members if following is None else following.members
-    overlay.put(VALIDATORS, CURRENT, ValidatorSet(current.epoch + 1, members))
-    overlay.delete(VALIDATORS, NEXT)
+    open_epoch(overlay, ValidatorSet(current.epoch + 1, members))
+
+
+# ---- evidence
+
+
+def apply_record_evidence(ctx: Context, op: RecordEvidence) -> None:
+    """Keep that a validator signed two messages that exclude each other, once for each kind."""
+    evidence = op.evidence
+    epoch, view = get_place(evidence)
+    voters = ctx.overlay.get(VOTERS, number_key(epoch))
+    if voters is None:
+        present = get_validators(ctx.overlay).epoch
+        raise Refused(Code.UNKNOWN_EPOCH, f"no set is kept of epoch {epoch}, this is {present}")
+    key = evidence_key(evidence)
+    found = ctx.overlay.get(EVIDENCE, key)
+    if found is not None:
+        raise Refused(
+            Code.EVIDENCE_RECORDED,
+            f"{evidence.participant} in view {view} of epoch {epoch}: at height {found.height}",
+        )
+    prefix = evidence_prefix(evidence.participant, epoch)
+    if sum(1 for _ in ctx.overlay.scan(EVIDENCE, prefix)) >= MAX_EVIDENCE_PER_EPOCH:
+        raise Refused(
+            Code.LIMIT_OF_ENTRIES,
+            f"{MAX_EVIDENCE_PER_EPOCH} records against {evidence.participant} in epoch {epoch}",
+        )
+    try:
+        verify_evidence(evidence, ctx.chain_id, voters)
+    except ProofInvalid as error:
+        raise Refused(Code.EVIDENCE_INVALID, str(error)) from error
+    ctx.overlay.put(EVIDENCE, key, RecordedEvidence(evidence, op.by, ctx.height, ctx.now_ms))

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from atpar.ledger.authority import get_params, get_validators
+from atpar.ledger.limits import EVIDENCE_EPOCHS, MAX_EVIDENCE_PER_EPOCH
 from atpar.ledger.policies import needs_two_keys
 from atpar.ledger.records import (
     ACCOUNT_FREEZES,
@@ -18,6 +19,7 @@ from atpar.ledger.records import (
     CLAIMS,
     CONTROLS,
     DUE,
+    EVIDENCE,
     FREEZES,
     HOLDS,
     KEYS,
@@ -32,6 +34,7 @@ from atpar.ledger.records import (
     RESERVES,
     SPANS,
     SUPPLIES,
+    VOTERS,
     Balance,
     Blocked,
     Hold,
@@ -41,6 +44,8 @@ from atpar.ledger.records import (
     Reserve,
     balance_key,
     claim_key,
+    evidence_key,
+    identify_validators,
     number_key,
     open_hold_key,
     time_key,
@@ -66,6 +71,7 @@ def check_invariants(view: View) -> list[str]:
         *_find_span_faults(view),
         *_find_waiting_faults(view),
         *_find_authority_faults(view),
+        *_find_evidence_faults(view),
     ]
 
 
@@ -252,3 +258,21 @@ def _find_authority_faults(view: View) -> Iterator[str]:
             owner = view.get(KEYS, entry.key)
             if owner is None or owner.participant != participant_of(account_id):
                 yield f"{account_id}: the key {entry.key.hex()} is not its participant's"
+
+
+def _find_evidence_faults(view: View) -> Iterator[str]:
+    current = get_validators(view)
+    kept = [int.from_bytes(key, "big") for key, _ in view.scan(VOTERS, b"")]
+    first = max(0, current.epoch - EVIDENCE_EPOCHS + 1)
+    if kept != list(range(first, current.epoch + 1)):
+        yield f"sets are kept of epochs {kept}, expected {first} to {current.epoch}"
+    if view.get(VOTERS, number_key(current.epoch)) != identify_validators(current):
+        yield f"the set kept of epoch {current.epoch} is not the one in force"
+    counts: dict[bytes, int] = defaultdict(int)
+    for key, record in view.scan(EVIDENCE, b""):
+        counts[key[:-9]] += 1
+        if key != evidence_key(record.evidence):
+            yield f"evidence {key.hex()}: kept under another key than its own"
+    for prefix, count in counts.items():
+        if count > MAX_EVIDENCE_PER_EPOCH:
+            yield f"evidence {prefix!r}: {count} records, at most {MAX_EVIDENCE_PER_EPOCH}"

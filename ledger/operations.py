@@ -11,6 +11,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from atpar.ledger.codec import Wire
+from atpar.ledger.evidence import ConflictingFinalize, ConflictingNotarize, NullifyFinalize
 from atpar.ledger.limits import (
     MAX_ARBITERS,
     MAX_BASIS_POINTS,
@@ -448,6 +449,14 @@ class SetValidators(Wire, frozen=True, tag=4):
     """Sorted by key; one for each key that the chain sees for the first time."""
 
 
+class RecordEvidence(Wire, frozen=True, tag=9):
+    """Put on the ledger that a validator signed what excludes itself. Principal: `by`."""
+
+    by: AccountId
+    """The administrative account of any participant: a validator, an auditor, a regulator."""
+    evidence: ConflictingNotarize | ConflictingFinalize | NullifyFinalize
+
+
 BundledOperation = (
     SetParams
     | SetValidators
@@ -470,6 +479,7 @@ BundledOperation = (
     | Unfreeze
     | Seize
     | SetPause
+    | RecordEvidence
 )
 """What a proposal may ask for."""
 

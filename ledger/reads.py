@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from atpar.ledger import controls, holds, records, spans
 from atpar.ledger.authority import find_tx_record
+from atpar.ledger.evidence import Evidence
 from atpar.ledger.limits import MAX_BASIS_POINTS
 from atpar.ledger.records import (
     Account,
@@ -21,6 +22,7 @@ from atpar.ledger.records import (
     HoldStatus,
     Participant,
     Proposal,
+    RecordedEvidence,
     Reserve,
     Setter,
     Supply,
@@ -269,6 +271,20 @@ def list_pending_params(view: View) -> Iterator[tuple[int, str, int]]:
     """Yield (activation height, parameter, value) of every scheduled change, in order."""
     for key, change in view.scan(records.PENDING_PARAMS, b""):
         yield int.from_bytes(key[:8], "big"), key[8:].decode(), change.value
+
+
+# ---- evidence
+
+
+def get_recorded_evidence(view: View, evidence: Evidence) -> RecordedEvidence | None:
+    """Return the record of this or other evidence of its kind, validator, epoch and view."""
+    return view.get(records.EVIDENCE, records.evidence_key(evidence))
+
+
+def list_recorded_evidence(view: View) -> Iterator[RecordedEvidence]:
+    """Yield all recorded evidence by participant, epoch, view and kind, in order."""
+    for _, record in view.scan(records.EVIDENCE, b""):
+        yield record
 
 
 # ---- transactions

@@ -14,6 +14,14 @@ from msgspec import Meta
 
 from atpar.ledger.blocks import ValidatorKey, ValidatorSetId
 from atpar.ledger.codec import Codec, Wire
+from atpar.ledger.evidence import (
+    ConflictingFinalize,
+    ConflictingNotarize,
+    Evidence,
+    NullifyFinalize,
+    get_number,
+    get_place,
+)
 from atpar.ledger.limits import HOUR_MS, MAX_VALIDATORS
 from atpar.ledger.operations import (
     AssetTerms,
@@ -363,6 +371,17 @@ class ValidatorSet(Wire, frozen=True):
     members: Annotated[tuple[Validator, ...], Meta(max_length=MAX_VALIDATORS)]
 
 
+class RecordedEvidence(Wire, frozen=True):
+    """That a validator signed two messages that exclude each other, for governance to act on."""
+
+    evidence: ConflictingNotarize | ConflictingFinalize | NullifyFinalize
+    """Both messages with their signatures: whoever reads it checks it again."""
+    by: AccountId
+    """Who put it on the ledger."""
+    height: Height
+    recorded_at_ms: TimeMs
+
+
 class Params(Wire, frozen=True):
     """Chain-wide parameters in force; the fields are those of the genesis document."""
 
@@ -477,6 +496,10 @@ PENDING_PARAMS: Final[Section[PendingParam]] = _section(
     20, "pending_params", PendingParam, proven=True
 )
 """activation height u64, name"""
+EVIDENCE: Final[Section[RecordedEvidence]] = _section(21, "evidence", RecordedEvidence, proven=True)
+"""participant | epoch u64, view u64, kind u8: see `evidence_key`"""
+VOTERS: Final[Section[ValidatorSetId]] = _section(22, "voters", ValidatorSetId, proven=True)
+"""epoch u64, of the present epoch and of those before it whose evidence can be recorded"""
 
 BALANCES: Final[Section[Balance]] = _section(32, "balances", Balance, proven=False)
 """asset | account; proven by one Merkle-sum tree per asset, keyed by the account"""
@@ -527,6 +550,8 @@ SECTIONS: Final[tuple[Section[Any], ...]] = (
     PARAMS,
     ID_BUCKETS,
     PENDING_PARAMS,
+    EVIDENCE,
+    VOTERS,
     BALANCES,
     TX_IDS,
     TX_LISTS,
@@ -578,6 +603,18 @@ def reference_key(asset: str, reference: bytes) -> bytes:
 def number_key(number: int) -> bytes:
     """Return 8 big-endian bytes, so that keys sort by the number."""
     return number.to_bytes(8, "big")
+
+
+def evidence_key(evidence: Evidence) -> bytes:
+    """Return the key of a piece of evidence: one for each validator, epoch, view and kind."""
+    epoch, view = get_place(evidence)
+    kind = get_number(evidence).to_bytes(1, "big")
+    return evidence_prefix(evidence.participant, epoch) + number_key(view) + kind
+
+
+def evidence_prefix(participant: str, epoch: int) -> bytes:
+    """Return what the keys of the evidence against a validator in one epoch start with."""
+    return f"{participant}|".encode() + number_key(epoch)
 
 
 def new_account(policy: Policy, *, reference_required: bool = False) -> Account:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import Refused
+from atpar.ledger.evidence import find_pair_fault
 from atpar.ledger.limits import LIMIT_PERIOD_RANGE_MS, MAX_AMOUNT, MAX_BUNDLE_BYTES
 from atpar.ledger.operations import (
     AccountChange,
@@ -25,6 +26,7 @@ from atpar.ledger.operations import (
     Operation,
     Possession,
     Propose,
+    RecordEvidence,
     Redeem,
     Release,
     Seize,
@@ -41,7 +43,7 @@ from atpar.ledger.operations import (
     Void,
 )
 from atpar.ledger.terms import find_terms_fault
-from atpar.ledger.types import CHAIN_CODE, Direction, Role
+from atpar.ledger.types import CHAIN_CODE, Direction, Role, admin_of, participant_of
 
 Fault = tuple[Code, str] | None
 """A broken rule: its code and the message; None when nothing is wrong."""
@@ -187,6 +189,13 @@ def _check_set_validators(op: SetValidators) -> Fault:
     return _possessions(op.possessions)
 
 
+def _check_record_evidence(op: RecordEvidence) -> Fault:
+    if op.by != admin_of(participant_of(op.by)):
+        return Code.VALUE_INVALID, f"by: {op.by} is no administrative account like ALFA/admin"
+    fault = find_pair_fault(op.evidence)
+    return None if fault is None else (Code.VALUE_INVALID, f"evidence: {fault}")
+
+
 def _check_propose(op: Propose) -> Fault:
     if not op.ops:
         return Code.NO_OPERATIONS, "ops: nothing is proposed"
@@ -206,6 +215,7 @@ CHECKS: Final[dict[type[Operation], Callable[[Any], Fault]]] = {
     Approve: _check_nothing,
     SetParams: _check_nothing,
     SetValidators: _check_set_validators,
+    RecordEvidence: _check_record_evidence,
     UpdateAccount: _check_update_account,
     Seize: _check_amount,
     SetPause: _check_pause,

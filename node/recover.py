@@ -42,11 +42,12 @@ from atpar.ledger.blocks import ValidatorKey
 from atpar.ledger.certificates import Finalization
 from atpar.ledger.codec import Wire
 from atpar.ledger.commitment import commit_state
+from atpar.ledger.epochs import open_epoch
 from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.jsonform import JsonInvalid, from_json, parse_json, to_json
 from atpar.ledger.keys import verify
 from atpar.ledger.limits import MAX_VALIDATORS
-from atpar.ledger.records import CURRENT, NEXT, VALIDATORS, Validator
+from atpar.ledger.records import Validator
 from atpar.ledger.records import ValidatorSet as ValidatorRecords
 from atpar.ledger.state import Overlay
 from atpar.ledger.types import ChainId
@@ -164,9 +165,7 @@ def apply_recovery(store: Store, file: RecoveryFile) -> EpochStart:
     )
     start = open_recovered(file.document, position.tip)
     overlay = Overlay(store.get_final().view)
-    overlay.put(VALIDATORS, CURRENT, _make_records(sets, start.validators))
-    if sets.following is not None:
-        overlay.delete(VALIDATORS, NEXT)
+    open_epoch(overlay, _make_records(sets, start.validators))
     commit_state(overlay)
     store.write_recovery(file.document, overlay)
     return start

@@ -52,7 +52,7 @@ from atpar.node.journal import sync_folder
 from atpar.node.kv import KeyValue, KeyValueReader, LevelKeyValue, Write
 from atpar.node.limits import MAX_EVIDENCE_PER_VALIDATOR, MAX_PAGE
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 _SCHEMA_KEY: Final = b"mschema"
 _CHAIN_KEY: Final = b"mchain"

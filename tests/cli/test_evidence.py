@@ -1,6 +1,6 @@
 """`atpar evidence`: listed, shown, exported, and checked again offline."""
 
-from tests.node.test_evidence import make_pair
+from tests.ledger.evidence import make_pair
 
 
 def test_evidence_is_listed_exported_and_verified_offline(desk, tmp_path):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final
 
-from atpar.ledger.limits import DAY_MS
+from atpar.ledger.limits import DAY_MS, MAX_EVIDENCE_PER_EPOCH
 from atpar.ledger.types import Direction
 
 HKT_MS: Final = 8 * 3_600_000
@@ -82,6 +82,8 @@ class Model:
     payouts: set[tuple[str, bytes]] = field(default_factory=set)
     limits: dict[tuple[str, str, str], int] = field(default_factory=dict)
     used: dict[tuple[str, str, str, int], int] = field(default_factory=dict)
+    voters: set[str] = field(default_factory=set)
+    evidence: set[tuple[str, int, int, str]] = field(default_factory=set)
     order: int = 0
 
     def copy(self) -> "Model":
@@ -464,6 +466,19 @@ class Model:
             self.set_clocks(order)
         return True
 
+    def accuse(
+        self, code: str, epoch: int, view: int, kind: str, *, present: int, genuine: bool
+    ) -> bool:
+        """Votes of a member in an epoch up to the present one, new, and not one too many."""
+        place = (code, epoch, view, kind)
+        count = sum(1 for known in self.evidence if known[:2] == (code, epoch))
+        if epoch > present or place in self.evidence or count >= MAX_EVIDENCE_PER_EPOCH:
+            return False
+        if code not in self.voters or not genuine:
+            return False
+        self.evidence.add(place)
+        return True
+
     def observe(self) -> dict[str, Any]:
         """Return what the ledger must show too."""
         keys = {k for k, v in self.posted.items() if v}
@@ -476,4 +491,5 @@ class Model:
             "backing": {c: self.get_backing(c) for c in self.assets},
             "holds": {i: (h.open, h.status) for i, h in self.holds.items()},
             "freezes": {i: f.amount for i, f in self.freezes.items()},
+            "evidence": self.evidence,
         }

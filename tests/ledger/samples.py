@@ -4,6 +4,7 @@ Keys and signatures are real and fixed; the values have no further meaning.
 """
 
 import hashlib
+from typing import Any
 
 from msgspec.structs import replace
 from nacl.signing import SigningKey
@@ -27,6 +28,7 @@ from atpar.ledger.certificates import (
     encode_bitmap,
 )
 from atpar.ledger.codec import Wire, encode
+from atpar.ledger.evidence import Evidence, build_evidence
 from atpar.ledger.hashing import HashTag, SignKind, compute_hash, compute_sign_bytes
 from atpar.ledger.keys import compute_possession_bytes
 from atpar.ledger.merkle import compute_root
@@ -52,6 +54,7 @@ from atpar.ledger.operations import (
     Policy,
     Possession,
     Propose,
+    RecordEvidence,
     Redeem,
     Release,
     Seize,
@@ -71,6 +74,7 @@ from atpar.ledger.operations import (
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.transactions import VERSION, Body, encode_envelope
 from atpar.ledger.types import Direction, ParticipantStatus, Role
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote, compute_signed_bytes
 
 CHAIN_ID = hashlib.sha256(b"sample chain").digest()
 HKD = "HKD.JDCL"
@@ -128,6 +132,23 @@ TERMS = AssetTerms(
     pauser="JDCL/pause",
     unpauser="JDCL/unpause",
     minters=("JDCL/mint-1", "JDCL/mint-2"),
+)
+
+
+def sign_vote(vote: Vote, name: str) -> Any:
+    """Return the vote with the signature of a named key."""
+    signature = signer_of(name).sign(compute_signed_bytes(vote, CHAIN_ID)).signature
+    return replace(vote, signature=signature)
+
+
+_FIRST, _SECOND = (Proposition(3, 7, 6, digest_of(name)) for name in ("one", "other"))
+EVIDENCE: tuple[Evidence, ...] = tuple(
+    build_evidence("BRVO", *(sign_vote(vote, "BRVO vote") for vote in pair))
+    for pair in (
+        (Notarize(_FIRST, bytes(64)), Notarize(_SECOND, bytes(64))),
+        (Finalize(_FIRST, bytes(64)), Finalize(_SECOND, bytes(64))),
+        (Nullify(NullifyBody(3, 7), bytes(64)), Finalize(_FIRST, bytes(64))),
+    )
 )
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -212,6 +233,7 @@ OPERATIONS: tuple[Operation, ...] = (
         ),
         possessions_of("ALFA", "ALFA vote"),
     ),
+    *(RecordEvidence("AUDT/admin", evidence) for evidence in EVIDENCE),
     Propose((Release(digest_of("r2"), "JDCL/treasury", ""), Unfreeze(digest_of("f1"), "")), 1),
     Approve(digest_of("p1"), digest_of("bundle"), Decision.REJECT),
     Void(),

@@ -40,6 +40,7 @@ from atpar.ledger.operations import (
     PauseChange,
     PauseScope,
     Propose,
+    RecordEvidence,
     Redeem,
     Release,
     Seize,
@@ -56,6 +57,8 @@ from atpar.ledger.operations import (
 )
 from atpar.ledger.transactions import Transaction
 from atpar.ledger.types import Direction, ParticipantStatus
+from atpar.ledger.votes import Finalize, Notarize, Nullify
+from tests.ledger.evidence import make_pair
 from tests.ledger.test_governance import members_of
 from tests.ledger.test_machine import replay_from_genesis
 from tests.ledger.world import (
@@ -179,6 +182,23 @@ class Adversary(RuleBasedStateMachine):
             ]
         )
 
+    def make_accusation(self) -> Operation:
+        """Votes of anybody in any epoch, signed by the right key, another's, or for elsewhere."""
+        d, world = self.draw, self.world
+        code, own = d.of((*BANKS, "AUDT", "ZULU")), not d.chance(4)
+        return RecordEvidence(
+            d.of(("ALFA/admin", "AUDT/admin", "REGU/admin", "ALFA/main", GOV)),
+            make_pair(
+                d.of((Notarize, Finalize, Nullify)),
+                chain_id=bytes(32) if d.chance(6) else world.chain_id,
+                view=d.of((0, 1, 2, 2**63 - 1)),
+                epoch=d.of((0, 0, 1, 2, 2**63 - 1)),
+                code=code,
+                key=f"{code if own else d.of(BANKS)}-vote",
+                blocks=(d.number(3), d.number(3)),
+            ),
+        )
+
     def make_order(self) -> Operation:
         d = self.draw
         asset, account = d.of((HKD, CNH)), d.of(HOLDERS)
@@ -257,7 +277,8 @@ class Adversary(RuleBasedStateMachine):
 
     def make_plain(self) -> Any:
         makers = (self.make_payment, self.make_supply, self.make_order, self.make_change)
-        return self.draw.of((*makers, self.make_payment, self.make_supply))()
+        many = (*makers, self.make_payment, self.make_supply) * 2
+        return self.draw.of((*many, self.make_accusation))()
 
     def make_op(self) -> Operation:
         d = self.draw

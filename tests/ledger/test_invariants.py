@@ -7,12 +7,23 @@ import pytest
 from msgspec.structs import replace
 
 from atpar.ledger import records
+from atpar.ledger.blocks import ValidatorSetId
 from atpar.ledger.codes import Code
 from atpar.ledger.invariants import check_invariants
-from atpar.ledger.operations import Limit, PauseChange, PauseScope, Propose, SetControls, SetPause
+from atpar.ledger.limits import MAX_EVIDENCE_PER_EPOCH
+from atpar.ledger.operations import (
+    Limit,
+    PauseChange,
+    PauseScope,
+    Propose,
+    RecordEvidence,
+    SetControls,
+    SetPause,
+)
 from atpar.ledger.records import HoldStatus, balance_key, number_key, time_key
 from atpar.ledger.state import Overlay
 from atpar.ledger.types import Direction
+from tests.ledger.evidence import make_pair
 from tests.ledger.test_accounts import RECOVERERS, recover
 from tests.ledger.test_holds import place
 from tests.ledger.world import HKD, World, policy_of
@@ -43,6 +54,8 @@ def rich() -> World:
     assert world.run(recover(), sender="ALFA/admin", keys=RECOVERERS) is Code.OK
     propose = Propose((world.mint("ALFA/main", 1),), world.now_ms + 10**6)
     assert world.run(propose, sender="JDCL/mint", keys=["JDCL-m1"]) is Code.OK
+    evidence = RecordEvidence("ALFA/admin", make_pair())
+    assert world.run(evidence, sender="ALFA/admin") is Code.OK
     return world
 
 
@@ -105,6 +118,14 @@ def span_backwards(overlay: Overlay) -> None:
     overlay.put(records.SPANS, key[:-8] + number_key(5), records.Span(4))
 
 
+def evidence_without_end(overlay: Overlay) -> None:
+    ((_, found),) = list(overlay.scan(records.EVIDENCE, b""))
+    for view in range(MAX_EVIDENCE_PER_EPOCH):
+        evidence = make_pair(view=10 + view)
+        record = replace(found, evidence=evidence)
+        overlay.put(records.EVIDENCE, records.evidence_key(evidence), record)
+
+
 A = HKD.encode()
 KEY = b"k" * 32
 MARK = records.MARK
@@ -159,6 +180,11 @@ CASES: list[tuple[str, Plant]] = [
         "not its participant's",
         change(records.ACCOUNTS, b"DLTA/main", policy=policy_of(1, ["ALFA-pay"])),
     ),
+    ("sets are kept of epochs [], expected 0 to 0", drop(records.VOTERS)),
+    ("expected 0 to 0", add(records.VOTERS, number_key(1), ValidatorSetId(1, ()))),
+    ("is not the one in force", change(records.VOTERS, number_key(0), members=())),
+    ("under another key", change(records.EVIDENCE, None, evidence=make_pair(view=9))),
+    ("records, at most", evidence_without_end),
 ]
 
 

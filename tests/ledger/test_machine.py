@@ -18,8 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from atpar.ledger import records
 from atpar.ledger.codes import Code
 from atpar.ledger.context import compute_entry_id
+from atpar.ledger.evidence import get_place
 from atpar.ledger.execute import execute_block
 from atpar.ledger.hashing import HashTag
+from atpar.ledger.jsonform import operation_name
 from atpar.ledger.limits import DAY_MS, HOUR_MS
 from atpar.ledger.operations import (
     Approve,
@@ -37,6 +39,7 @@ from atpar.ledger.operations import (
     PauseChange,
     PauseScope,
     Propose,
+    RecordEvidence,
     Redeem,
     Release,
     Seize,
@@ -45,19 +48,23 @@ from atpar.ledger.operations import (
     SetPause,
     Unfreeze,
 )
-from atpar.ledger.reads import get_hold
+from atpar.ledger.reads import get_hold, list_recorded_evidence
 from atpar.ledger.state import Base, MemoryBacking
 from atpar.ledger.terms import compute_due
 from atpar.ledger.transactions import decode_transaction
 from atpar.ledger.types import Direction, ParticipantStatus, Role
+from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote
 from tests.ledger import model
+from tests.ledger.evidence import make_pair
 from tests.ledger.test_payments import suspend
 from tests.ledger.world import (
+    BANKS,
     CNH,
     HKD,
     START_MS,
     World,
     make_document,
+    make_params,
     make_terms,
     transfer,
 )
@@ -67,6 +74,12 @@ ASSETS: Final = (HKD, CNH)
 ACCOUNTS: Final = ("ALFA/main", "ALFA/other", "BRVO/main", "CHRL/main")
 CAP: Final = 5_000
 BPS: Final = 250
+EPOCH_BLOCKS: Final = 24
+VOTES: Final[dict[str, type[Vote]]] = {
+    "conflicting_notarize": Notarize,
+    "conflicting_finalize": Finalize,
+    "nullify_finalize": Nullify,
+}
 HISTORY: Final = settings(
     max_examples=1_000 if LONG else 12,
     stateful_step_count=100 if LONG else 40,
@@ -87,8 +100,12 @@ jumps = st.sampled_from([0, 1, 500, HOUR_MS, 9 * HOUR_MS, DAY_MS, 3 * DAY_MS])
 
 
 def make_world() -> World:
-    document = make_document(terms=make_terms(cap=CAP, overcollateral_bps=BPS))
-    return World(document)
+    return World(
+        make_document(
+            terms=make_terms(cap=CAP, overcollateral_bps=BPS),
+            params=make_params(epoch_blocks=EPOCH_BLOCKS),
+        )
+    )
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -104,6 +121,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 for code in ASSETS
             },
             accounts=set(ACCOUNTS),
+            voters=set(BANKS),
         )
         for asset in self.model.assets.values():
             asset.quota += asset.quota_cap
@@ -442,6 +460,39 @@ class LedgerMachine(RuleBasedStateMachine):
         self.model.advance(self.world.header.timestamp_ms)
         (self.model.suspended.discard if active else self.model.suspended.add)(code)
 
+    # ---- evidence
+
+    @rule(
+        code=st.sampled_from([*BANKS, "BRVO", "AUDT"]),
+        kind=st.sampled_from(sorted(VOTES)),
+        view=st.integers(1, 3),
+        ahead=st.sampled_from([0, 0, 0, -1, 1]),
+        block=st.integers(1, 3),
+        flaw=st.sampled_from([None, None, None, "key", "chain"]),
+        by=st.sampled_from(["ALFA/admin", "BRVO/admin", "AUDT/admin"]),
+    )
+    def accuse(
+        self, code: str, kind: str, view: int, ahead: int, block: int, flaw: str | None, by: str
+    ) -> None:
+        present = self.world.header.height // EPOCH_BLOCKS
+        epoch = max(0, present + ahead)
+        evidence = make_pair(
+            VOTES[kind],
+            chain_id=bytes(32) if flaw == "chain" else self.world.chain_id,
+            view=view,
+            epoch=epoch,
+            code=code,
+            key="CHRL-gov" if flaw == "key" else None,
+            blocks=(block, block + 1),
+        )
+        self.step(
+            [RecordEvidence(by, evidence)],
+            lambda: self.model.accuse(
+                code, epoch, view, kind, present=present, genuine=flaw is None
+            ),
+            sender=by,
+        )
+
     # ---- who may not, and what was before
 
     @rule(
@@ -513,6 +564,12 @@ class LedgerMachine(RuleBasedStateMachine):
         assert shown == expected["holds"]
         orders = {i: order.amount for i, order in world.view.scan(records.FREEZES, b"")}
         assert orders == expected["freezes"]
+        recorded = set()
+        for record in list_recorded_evidence(world.view):
+            place = get_place(record.evidence)
+            name = operation_name(type(record.evidence))
+            recorded.add((record.evidence.participant, *place, name))
+        assert recorded == expected["evidence"]
 
     def teardown(self) -> None:
         replay_from_genesis(self.world)

@@ -4,10 +4,7 @@ import json
 
 import pytest
 
-from atpar.ledger.certificates import NullifyBody, Proposition, compute_vote_bytes
 from atpar.ledger.errors import ProofInvalid
-from atpar.ledger.evidence import Evidence, build_evidence
-from atpar.ledger.hashing import SignKind
 from atpar.ledger.jsonform import to_json
 from atpar.ledger.proofs import compute_trust_root
 from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote
@@ -21,7 +18,8 @@ from atpar.node.evidence import (
 from atpar.node.kv import MemoryKeyValue
 from atpar.node.limits import MAX_EVIDENCE_PER_VALIDATOR
 from atpar.node.store import Store, write_genesis
-from tests.ledger.world import World, key_of, make_document
+from tests.ledger.evidence import make_pair
+from tests.ledger.world import World, make_document
 from tests.node.api_client import Harness
 from tests.node.test_epochs import (
     DOCUMENT,
@@ -32,33 +30,6 @@ from tests.node.test_epochs import (
 )
 
 TRUST = compute_trust_root(make_document())
-
-
-def sign(kind: SignKind, body: Proposition | NullifyBody, key: str, chain_id: bytes) -> bytes:
-    return key_of(key).sign(compute_vote_bytes(kind, chain_id, body)).signature
-
-
-def make_pair(
-    kind: type[Vote] = Notarize,
-    *,
-    view: int = 3,
-    epoch: int = 0,
-    code: str = "BRVO",
-    chain_id: bytes = TRUST.chain_id,
-) -> Evidence:
-    """Return evidence that a validator voted for two blocks, or gave up what it finalized."""
-    one, other = (Proposition(epoch, view, 0, bytes([n]) * 32) for n in (1, 2))
-    key = f"{code}-vote"
-    finalize = Finalize(one, sign(SignKind.FINALIZE, one, key, chain_id))
-    if kind is Nullify:
-        body = NullifyBody(epoch, view)
-        given_up = Nullify(body, sign(SignKind.NULLIFY, body, key, chain_id))
-        return build_evidence(code, given_up, finalize)
-    if kind is Finalize:
-        second = Finalize(other, sign(SignKind.FINALIZE, other, key, chain_id))
-        return build_evidence(code, finalize, second)
-    votes = [Notarize(p, sign(SignKind.NOTARIZE, p, key, chain_id)) for p in (one, other)]
-    return build_evidence(code, *votes)
 
 
 def make_store() -> tuple[Store, MemoryKeyValue]:
