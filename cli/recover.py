@@ -1,16 +1,18 @@
 """`atpar node recover`: reopen a chain that fewer than a quorum of validators can vote on.
 
-Draft on one stopped node that has the highest final block of all; each administrator compares and
-signs, off the nodes; join the files; apply the result on every stopped node; start the nodes.
+Draft on one stopped node that has the highest final block of all; each administrator has its own
+node check the document, compares, and signs, off the nodes; join the files; apply the result on
+every stopped node; start the nodes.
 """
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from atpar.cli.context import NODE_FILE, State, keys_options, output_options, pass_state
-from atpar.cli.errors import ConfigurationProblem
+from atpar.cli.errors import ConfigurationProblem, WrongUsage
 from atpar.cli.files import read_input, write_new, write_over
 from atpar.cli.keyring import KeyRing
 from atpar.cli.output import fields
@@ -19,7 +21,10 @@ from atpar.ledger.hashing import SignKind
 from atpar.node.config import NodeConfig, load_config
 
 if TYPE_CHECKING:
+    from atpar.consensus.records import JournalRecord
+    from atpar.node.journal import Opening
     from atpar.node.recover import RecoveryFile
+    from atpar.node.seats import Seat
     from atpar.node.store import Store
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -47,10 +52,19 @@ def _home(function: Any) -> Any:
 @recover_group.command()
 @click.argument("file", type=_FILE)
 @click.option("--members", metavar="CODE,…", help="Who votes (default: as before).")
+@click.option(
+    "--abandon",
+    "abandoned",
+    metavar="DIGEST",
+    multiple=True,
+    help="A block above that never became final, though a validator voted for that.",
+)
 @_home
 @output_options
 @pass_state
-def draft(state: State, *, file: Path, members: str | None, home: Path) -> None:
+def draft(
+    state: State, *, file: Path, members: str | None, abandoned: tuple[str, ...], home: Path
+) -> None:
     """Write an unsigned document that opens the next epoch at this node's final block.
 
     Example: atpar node recover draft recovery.json --home alfa
@@ -58,10 +72,10 @@ def draft(state: State, *, file: Path, members: str | None, home: Path) -> None:
     from atpar.node.datadir import open_chain
     from atpar.node.recover import draft_recovery, render_recovery
 
-    config = _load(home)
+    config, digests = _load(home), [_parse_digest(each) for each in abandoned]
     store = open_chain(config.node.data, chain_id=_read_chain_id(config))
     try:
-        drafted = draft_recovery(store, None if members is None else members.split(","))
+        drafted = draft_recovery(store, None if members is None else members.split(","), digests)
     finally:
         store.close()
     write_new(file, render_recovery(drafted))
@@ -117,12 +131,38 @@ def join(state: State, *, out: Path, files: tuple[Path, ...]) -> None:
 @_home
 @output_options
 @pass_state
+def check(state: State, *, file: Path, home: Path) -> None:
+    """Check on a stopped node, before its administrator signs, that nothing stands against it.
+
+    Refused where this node's final block is another, or where its validator voted to finalise a
+    block above that the document does not abandon. Changes nothing. From here on the node must not
+    run before the document is applied to it.
+
+    Example: atpar node recover check recovery.json --home alfa
+    """
+    from atpar.node.datadir import open_chain
+    from atpar.node.recover import judge_recovery
+
+    config, given = _load(home), _read(file)
+    store = open_chain(config.node.data, chain_id=_read_chain_id(config))
+    try:
+        judge_recovery(store, given, _read_votes(config, store, _find_seat(config, store)))
+    finally:
+        store.close()
+    _show(state, given, file, done="nothing at this node stands against it; leave it stopped")
+
+
+@recover_group.command()
+@click.argument("file", type=_FILE)
+@_home
+@output_options
+@pass_state
 def apply(state: State, *, file: Path, home: Path) -> None:
     """Open the document's epoch on a stopped node.
 
-    Refused unless a quorum of the stopped epoch's administrators signed and this node's final block
-    is the document's. A whole journal is kept; a missing or lost one begins anew. Applying the same
-    document again changes nothing.
+    Refused unless a quorum of the stopped epoch's administrators signed, this node's final block
+    is the document's, and its validator did not vote to finalise another above it. A whole journal
+    is kept; a missing or lost one begins anew. Applying the same document again changes nothing.
 
     Example: atpar node recover apply recovery.json --home alfa
     """
@@ -140,27 +180,55 @@ def apply(state: State, *, file: Path, home: Path) -> None:
 
 
 def _apply(config: NodeConfig, store: "Store", given: "RecoveryFile") -> Path | None:
-    from atpar.node.datadir import make_opening, read_position
-    from atpar.node.keystore import read_key
-    from atpar.node.recover import apply_recovery, begin_journal, check_nothing_above, read_journal
+    from atpar.node.recover import apply_recovery, begin_journal, continue_journal
+
+    seat = _find_seat(config, store)
+    records = _read_votes(config, store, seat)
+    start = apply_recovery(store, given, records)
+    # With a final block in the new epoch there was a journal of it: then it is lost like any other.
+    if not seat.votes or store.position.height > start.height:
+        return None
+    opening = _make_opening(config, store, seat)
+    if records is None:
+        return begin_journal(config.node.data, opening, start)
+    continue_journal(config.node.data, opening, start, keys=seat.known_keys)
+    return None
+
+
+def _find_seat(config: NodeConfig, store: "Store") -> "Seat":
     from atpar.node.seats import find_seat
     from atpar.node.service import load_genesis
 
-    seat = find_seat(load_genesis(config.node.genesis), store, config)
-    if not seat.votes:
-        apply_recovery(store, given)
-        return None
+    return find_seat(load_genesis(config.node.genesis), store, config)
+
+
+def _make_opening(config: NodeConfig, store: "Store", seat: "Seat") -> "Opening":
+    from atpar.node.datadir import make_opening
+    from atpar.node.keystore import read_key
+
     held = seat.vote_key
     if held is None:
         held = read_key(Path(config.keys.vote)).public_key
     own = config.node.participant
-    opening = make_opening(chain_id=store.chain_id, participant=own, vote_key=held)
-    records = read_journal(config.node.data, opening, keys=seat.known_keys)
-    position = read_position(store)
-    if records is not None:
-        check_nothing_above(records, position.tip, epoch=position.start.epoch)
-    start = apply_recovery(store, given)
-    return begin_journal(config.node.data, opening, start) if records is None else None
+    return make_opening(chain_id=store.chain_id, participant=own, vote_key=held)
+
+
+def _read_votes(config: NodeConfig, store: "Store", seat: "Seat") -> "list[JournalRecord] | None":
+    """Return what a node's journal holds; None for an observer, or if it is missing or lost."""
+    from atpar.node.recover import read_journal
+
+    if not seat.votes:
+        return None
+    opening = _make_opening(config, store, seat)
+    return read_journal(config.node.data, opening, keys=seat.known_keys)
+
+
+def _parse_digest(text: str) -> bytes:
+    if re.fullmatch(r"[0-9a-f]{64}", text, re.ASCII) is None:
+        raise WrongUsage(
+            f"--abandon {text!r} is no block digest", advice="64 hex digits, as `check` prints them"
+        )
+    return bytes.fromhex(text)
 
 
 def _load(home: Path) -> NodeConfig:
@@ -193,7 +261,8 @@ def _show(state: State, file: "RecoveryFile", path: Path, *, done: str | None = 
         "height": body.height,
         "digest": body.digest.hex(),
         "members": members,
+        "abandoned": [digest.hex() for digest in body.abandoned],
         "signed_by": signers,
     }
-    shown = {**values, "members": ", ".join(members), "signed_by": ", ".join(signers)}
+    shown = {name: ", ".join(v) if isinstance(v, list) else v for name, v in values.items()}
     state.output.show(values, [*fields(shown.items()), *([done] if done else [])])

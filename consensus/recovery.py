@@ -1,99 +1,26 @@
-"""The recovery document: how a chain goes on when fewer than Q validators are able to vote.
+"""Opening the epoch of a recovery document, and what a validator's journal says against it.
 
-Too many lost journals or lost machines stop a chain for good, because nobody may vote on guesses.
-Then the administrators of Q validators of the stopped epoch sign, off the machines, at which final
-block the next epoch starts and who votes in it. Every node is given the document by its operator;
-the epoch before is over, so no vote of it can contradict one of the next.
+The document itself and who may sign it are `ledger/recovery.py`. It ends an epoch in which no
+quorum can vote any more at its highest final block. Two final blocks at one height cannot follow
+while each validator keeps two rules:
 
-The administrators make sure that the block is the highest final one that any of them has: a node
-whose final tip is another refuses the document.
+- It opens the next epoch on its own final tip and on nothing else, and never votes in the epoch
+  before again.
+- It refuses a document while its own finalize vote stands for a block above, unless a quorum held
+  a nullification of that view, or the administrators name the block as abandoned. A block that
+  became final above has such votes of a quorum, and any other quorum shares more than f members
+  with it: some honest validator refuses as long as its journal is whole.
 """
 
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Collection, Sequence
 
-from msgspec import Meta
-
+from atpar.consensus.records import CertificateRecord, JournalRecord, VoteRecord
 from atpar.consensus.types import EpochStart, Tip
 from atpar.consensus.validators import ValidatorSet
-from atpar.ledger.blocks import ValidatorKey
-from atpar.ledger.codec import Codec, Wire, encode
+from atpar.ledger.certificates import Finalization, Nullification, Proposition
 from atpar.ledger.errors import ProofInvalid
-from atpar.ledger.hashing import SignKind, compute_sign_bytes
-from atpar.ledger.limits import MAX_VALIDATORS
-from atpar.ledger.types import Count, Hash, Height, ParticipantCode, SignatureBytes
-from atpar.ledger.votes import Verify
-
-
-class RecoveryBody(Wire, frozen=True):
-    """What the administrators sign."""
-
-    epoch: Count
-    """The epoch that opens: one above the one that stopped."""
-    height: Height
-    """Of the highest final block, on which the epoch starts."""
-    digest: Hash
-    members: Annotated[tuple[ValidatorKey, ...], Meta(max_length=MAX_VALIDATORS)]
-    """Who votes in it, in order."""
-
-
-class AdminSignature(Wire, frozen=True):
-    """One administrator's signature (kind `recovery`) over the body."""
-
-    participant: ParticipantCode
-    signature: SignatureBytes
-
-
-class RecoveryDocument(Wire, frozen=True):
-    """The body and its signatures, sorted by participant, without duplicates."""
-
-    body: RecoveryBody
-    signatures: Annotated[tuple[AdminSignature, ...], Meta(max_length=MAX_VALIDATORS)]
-
-
-RECOVERY = Codec[RecoveryDocument](RecoveryDocument, name="recovery document", max_bytes=65_536)
-
-
-def compute_recovery_bytes(body: RecoveryBody, chain_id: bytes) -> bytes:
-    """Return the bytes that each administrator signs."""
-    return compute_sign_bytes(SignKind.RECOVERY, chain_id, encode(body))
-
-
-def check_recovery(
-    document: RecoveryDocument,
-    *,
-    chain_id: bytes,
-    stopped: ValidatorSet,
-    admin_keys: Mapping[str, bytes],
-    verify: Verify,
-) -> None:
-    """Check a document against the set of the epoch that stopped and its administrators' keys.
-
-    Raises:
-        ProofInvalid: not the next epoch, an impossible set, unsorted or foreign signatures, fewer
-            than the quorum, or one that does not verify.
-    """
-    body = document.body
-    if body.epoch != stopped.epoch + 1:
-        raise ProofInvalid(f"recovery: opens epoch {body.epoch}, expected {stopped.epoch + 1}")
-    try:
-        ValidatorSet(body.epoch, body.members)
-    except ValueError as error:
-        raise ProofInvalid(f"recovery: {error}") from error
-    names = [signature.participant for signature in document.signatures]
-    if names != sorted(set(names)):
-        raise ProofInvalid("recovery: signatures are not sorted by participant, or repeat one")
-    if len(names) < stopped.quorum:
-        raise ProofInvalid(f"recovery: {len(names)} signatures, the quorum is {stopped.quorum}")
-    message = compute_recovery_bytes(body, chain_id)
-    for signed in document.signatures:
-        key = admin_keys.get(signed.participant)
-        if key is None or stopped.get_index(signed.participant) is None:
-            raise ProofInvalid(
-                f"recovery: {signed.participant} is no validator of epoch {stopped.epoch}"
-            )
-        if not verify(key, message, signed.signature):
-            raise ProofInvalid(f"recovery: the signature of {signed.participant} does not verify")
+from atpar.ledger.recovery import RecoveryDocument
+from atpar.ledger.votes import Finalize
 
 
 def open_recovered(document: RecoveryDocument, tip: Tip) -> EpochStart:
@@ -110,3 +37,58 @@ def open_recovered(document: RecoveryDocument, tip: Tip) -> EpochStart:
         )
     validators = ValidatorSet(body.epoch, body.members)
     return EpochStart(validators, tip.digest, tip.height, tip.timestamp_ms)
+
+
+def check_journal(
+    records: Sequence[JournalRecord], tip: Tip, *, epoch: int, abandoned: Collection[bytes]
+) -> None:
+    """Check that nothing in a stopped epoch's journal stands against ending it at the tip.
+
+    Raises:
+        ProofInvalid: a block above is final, or may be final as far as this validator knows.
+    """
+    for record in records:
+        if isinstance(record, CertificateRecord) and isinstance(record.certificate, Finalization):
+            above = record.certificate.proposition
+            if _is_above(above, tip, epoch):
+                raise ProofInvalid(
+                    f"recovery: the journal proves view {above.view} final, above the tip at "
+                    f"height {tip.height}: start the node once, so that it commits it"
+                )
+    for above in list_open_votes(records, tip, epoch=epoch):
+        if above.digest not in abandoned:
+            raise ProofInvalid(
+                f"recovery: this validator voted to finalise block {above.digest.hex()} of view "
+                f"{above.view}, above the tip at height {tip.height}: it may be final on a machine "
+                "that was not asked. Find out, or have the administrators sign a document that "
+                "abandons it"
+            )
+
+
+def list_open_votes(records: Sequence[JournalRecord], tip: Tip, *, epoch: int) -> list[Proposition]:
+    """Return what a journal's finalize votes above a tip are for, where it could have become final.
+
+    In a view with a nullification nothing can.
+    """
+    nullified = {
+        record.certificate.body.view
+        for record in records
+        if isinstance(record, CertificateRecord)
+        and isinstance(record.certificate, Nullification)
+        and record.certificate.body.epoch == epoch
+    }
+    votes = [record.vote for record in records if isinstance(record, VoteRecord)]
+    propositions = [vote.proposition for vote in votes if isinstance(vote, Finalize)]
+    return [
+        above
+        for above in propositions
+        if _is_above(above, tip, epoch) and above.view not in nullified
+    ]
+
+
+def _is_above(proposition: Proposition, tip: Tip, epoch: int) -> bool:
+    return (
+        proposition.epoch == epoch
+        and proposition.view > tip.view
+        and proposition.digest != tip.digest
+    )

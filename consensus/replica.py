@@ -319,6 +319,7 @@ class Replica:
             case MessageReceived(peer, message):
                 self._take_message(peer, message)
             case Ticked():
+                self._give_up_run()
                 engine.take_tick()
                 self._ask_again()
             case BlockVerdict(proposition, is_valid):
@@ -344,7 +345,7 @@ class Replica:
     # ---- starting and epochs ---------------------------------------------------------------
 
     def _build_engine(self, start: EpochStart, tip: Tip, state: GateState) -> Engine:
-        if not self._may_vote(start.validators):
+        if self._has_left(start.epoch) or not self._may_vote(start.validators):
             state = GateState.OBSERVING
         gate = SigningGate(
             chain_id=self._config.chain_id,
@@ -372,6 +373,14 @@ class Replica:
     def _may_vote(self, validators: ValidatorSet) -> bool:
         index = validators.get_index(self._config.participant)
         return index is not None and self._ports.holds_key(validators.members[index].vote_key)
+
+    def _has_left(self, epoch: int) -> bool:
+        """Return whether the journal opened a later epoch: this one was over for us by then.
+
+        The store was begun anew since. Where a recovery document ended the epoch, voting in it
+        again could make two histories.
+        """
+        return any(later > epoch and kept.opening for later, kept in self._later.items())
 
     def _begin(self) -> None:
         if self._opens_now:
@@ -600,11 +609,17 @@ class Replica:
         expected = self._catchup.get_sync_height(peer)
         if expected is None or expected != response.first_height or engine.is_closed:
             return
+        if self._run and self._run[0][0].parent != engine.chain.tip.digest:
+            # The tip moved otherwise meanwhile.
+            self._forget_run()
         if engine.chain.tip.height + 1 + len(self._run) != expected:
-            self._forget_run()
+            return
+        self._catchup.note_served(peer)
         run = self._read_run(peer, response) if response.blocks else None
+        if run is None and self._run:
+            self._begin_anew()
+            return
         if run is None:
-            self._forget_run()
             is_vain = self._catchup.refuse_sync(peer, self._now_ms)
             engine.note_range(None if is_vain else engine.ahead)
             return
@@ -616,11 +631,19 @@ class Replica:
             self._forget_run()
             engine.take_run(response.finalization)
         elif self._run_bytes > MAX_PENDING_RUN_BYTES:
-            self._forget_run()
-            self._catchup.refuse_sync(peer, self._now_ms)
-            engine.note_range(engine.ahead)
+            self._begin_anew()
         else:
             engine.note_range(peer, len(self._run))
+
+    def _give_up_run(self) -> None:
+        """Begin a range anew when the peer that its blocks came from fell silent."""
+        if self._run and self._catchup.is_sync_stuck:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Fetch from the tip on again, of others first: nothing proves what one peer sent."""
+        self._forget_run()
+        self._engine.note_range(self._engine.ahead)
 
     def _forget_run(self) -> None:
         self._run.clear()

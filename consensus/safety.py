@@ -28,7 +28,7 @@ class GateState(Enum):
     LOST = "lost"
     """The journal misses votes, or never was opened for this epoch: closed until the next."""
     OBSERVING = "observing"
-    """Not a member of this epoch's set, or without a key."""
+    """Not a member of this epoch's set, without a key, or in a later epoch already."""
 
 
 class SigningGate:

@@ -5,7 +5,8 @@
     ├── NonCanonical                bytes are not the one encoding of a value: the sender's fault
     ├── BlockInvalid                a proposed block breaks a rule: the proposer's fault
     ├── GenesisInvalid(field)       the genesis document is inconsistent; names the field
-    └── ProofInvalid                a proof does not show what it claims
+    ├── ProofInvalid                a proof does not show what it claims
+    └── ForkFound                   two proofs that both hold contradict each other
 
 A broken invariant of ours is an `AssertionError` and stops the node.
 """
@@ -47,3 +48,7 @@ class GenesisInvalid(LedgerError):
 
 class ProofInvalid(LedgerError):
     """A proof does not show what it claims."""
+
+
+class ForkFound(LedgerError):
+    """Two proofs that hold, each by itself, are of two histories."""

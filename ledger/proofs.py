@@ -1,9 +1,10 @@
 """Proofs that stand on their own: check a receipt, a balance or the supply with no node at hand.
 
 What a proof claims follows from one block header, and the header from a *finalization*: votes of a
-quorum of the validators, whose set follows from the genesis document, epoch by epoch. A verifier
-needs the proof and the genesis document (or a later chain id and validator set that it trusts),
-and believes nothing else: it derives every path, sum and hash again.
+quorum of the validators, whose set follows from the genesis document, epoch by epoch: the last
+block of an epoch names the next set or, where an epoch stopped, a quorum of its administrators
+does. A verifier needs the proof and the genesis document (or a later chain id and validator set
+that it trusts), and believes nothing else: it derives every path, sum and hash again.
 
     receipt   envelope and receipt -> RFC 6962 paths -> tx_root and receipt_root of the header
     account   balances of one account -> Merkle-sum trees -> state table -> state_root
@@ -40,7 +41,7 @@ from atpar.ledger.certificates import (
 from atpar.ledger.codec import Codec, Wire, encode
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import NonCanonical, ProofInvalid
-from atpar.ledger.genesis import GenesisDocument, compute_chain_id
+from atpar.ledger.genesis import GenesisDocument, build_genesis, compute_chain_id
 from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.ids import EMPTY_BUCKET, extend_bucket
 from atpar.ledger.jsonform import JsonInvalid, from_json, parse_json, to_json
@@ -60,13 +61,18 @@ from atpar.ledger.records import (
     BALANCES,
     CURRENT,
     ID_BUCKETS,
+    NEXT,
     NO_BALANCE,
     PARAMS,
     PROVEN_SECTIONS,
+    VALIDATORS,
     Balance,
     TxListEntry,
+    ValidatorSet,
     hour_key,
+    identify_validators,
 )
+from atpar.ledger.recovery import RecoveryDocument, check_recovery
 from atpar.ledger.state import Section
 from atpar.ledger.transactions import Transaction, decode_transaction
 from atpar.ledger.tree import (
@@ -103,13 +109,38 @@ class FinalityProof(Wire, frozen=True):
     is last."""
 
 
-class EpochStep(Wire, frozen=True):
-    """Leads a verifier from one validator set to the next."""
+class BoundaryStep(Wire, frozen=True, tag=1):
+    """Leads a verifier over the last block of an epoch, which names the next set."""
 
     boundary: FinalityProof
     """Of the last block of the epoch, whose header commits to the next set."""
     validators: ValidatorSetId
     """The next set."""
+
+
+class RegisteredSets(Wire, frozen=True):
+    """Which validators and administrators the state after a block registers."""
+
+    table: StateTable
+    current: TreeProof
+    """Of the record `current` in the section of validators."""
+    following: TreeProof
+    """Of the record `next`: the set of the next epoch, or that none is fixed."""
+
+
+class RecoveryStep(Wire, frozen=True, tag=2):
+    """Leads a verifier over the word of a quorum of administrators, where an epoch stopped."""
+
+    document: RecoveryDocument
+    base: FinalityProof | None
+    """Of the document's block itself, the last of the epoch that stopped. None where that epoch
+    has no final block: it stands on the block that it began on, which the steps before show."""
+    sets: RegisteredSets | None
+    """After that block. None where the steps before have shown them: without `base`, in an epoch
+    that genesis or another document opened."""
+
+
+EpochStep = BoundaryStep | RecoveryStep
 
 
 def verify_finality(proof: FinalityProof, *, chain_id: bytes, validators: ValidatorSetId) -> Header:
@@ -148,28 +179,140 @@ def verify_finality(proof: FinalityProof, *, chain_id: bytes, validators: Valida
     return proof.headers[-1]
 
 
-def follow_validators(
-    steps: Sequence[EpochStep], *, chain_id: bytes, validators: ValidatorSetId
-) -> ValidatorSetId:
-    """Return the validator set that the steps lead to from a trusted one, epoch by epoch.
+# ---- from one epoch to the next
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRoot:
+    """What a verifier starts from: a chain, and the validators of one of its epochs."""
+
+    chain_id: bytes
+    validators: ValidatorSetId
+    genesis: GenesisDocument | None = None
+    """With it a verifier also crosses a recovery of the founding epoch before its first block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How an epoch began, as far as a verifier knows."""
+
+    validators: ValidatorSetId
+    start: Header | None
+    """The final block that it began on; None where the verifier was told to start from here."""
+    records: ValidatorSet | None = None
+    """The members with their administrators, where no state after `start` registers them."""
+    document: RecoveryDocument | None = None
+    """What opened it, if not the last block of the epoch before."""
+
+
+def compute_trust_root(document: GenesisDocument) -> TrustRoot:
+    """Return what the genesis document gives a verifier: chain id and founding validators."""
+    members = tuple(ValidatorKey(v.participant, v.vote_key) for v in document.validators)
+    return TrustRoot(compute_chain_id(document), ValidatorSetId(0, members), document)
+
+
+def follow_epochs(steps: Sequence[EpochStep], trust: TrustRoot) -> list[Opening]:
+    """Return how each epoch began that the steps lead through; the first is the trusted one.
 
     Raises:
-        ProofInvalid: a step does not follow from the set before it.
+        ProofInvalid: a step does not follow from what is known before it.
     """
+    openings = [Opening(trust.validators, None)]
+    if steps and isinstance(steps[0], RecoveryStep) and steps[0].base is None:
+        openings = [_open_genesis(trust)]
     for step in steps:
-        header = verify_finality(step.boundary, chain_id=chain_id, validators=validators)
-        following = step.validators
-        if header.next_validators_hash == header.validators_hash:
-            raise ProofInvalid(f"block {header.height} is not the last of epoch {header.epoch}")
-        if following.epoch != validators.epoch + 1 or not following.members:
-            raise ProofInvalid(
-                f"epoch {following.epoch} with {len(following.members)} members cannot follow "
-                f"epoch {validators.epoch}"
-            )
-        if compute_validators_hash(following) != header.next_validators_hash:
-            raise ProofInvalid(f"block {header.height} names another set for {following.epoch}")
-        validators = following
-    return validators
+        before = openings[-1]
+        match step:
+            case BoundaryStep():
+                openings.append(_cross_boundary(step, before, trust.chain_id))
+            case RecoveryStep():
+                openings.append(_cross_recovery(step, before, trust.chain_id))
+    return openings
+
+
+def _open_genesis(trust: TrustRoot) -> Opening:
+    if trust.genesis is None:
+        return Opening(trust.validators, None)
+    genesis = build_genesis(trust.genesis)
+    return Opening(trust.validators, genesis.header, genesis.overlay.get(VALIDATORS, CURRENT))
+
+
+def _cross_boundary(step: BoundaryStep, before: Opening, chain_id: bytes) -> Opening:
+    header = verify_finality(step.boundary, chain_id=chain_id, validators=before.validators)
+    following, ended = step.validators, before.validators.epoch
+    if header.next_validators_hash == header.validators_hash:
+        raise ProofInvalid(f"block {header.height} is not the last of epoch {header.epoch}")
+    if following.epoch != ended + 1 or not following.members:
+        raise ProofInvalid(
+            f"epoch {following.epoch} with {len(following.members)} members cannot follow "
+            f"epoch {ended}"
+        )
+    if compute_validators_hash(following) != header.next_validators_hash:
+        raise ProofInvalid(f"block {header.height} names another set for {following.epoch}")
+    return Opening(following, header)
+
+
+def _cross_recovery(step: RecoveryStep, before: Opening, chain_id: bytes) -> Opening:
+    """Follow a document that a quorum of the stopped epoch's administrators signed.
+
+    Who they were is proven by the state of the very block on which the document builds, and that
+    block by the validators of the epoch that stopped.
+    """
+    epoch = before.validators.epoch
+    header = before.start if step.base is None else _find_base(step.base, before, chain_id)
+    if header is None:
+        raise ProofInvalid(f"recovery: the block that epoch {epoch} began on is not known here")
+    known = before.records if step.base is None else None
+    if known is not None and step.sets is not None:
+        raise ProofInvalid("recovery: sets: known already, there is nothing to prove")
+    records, following = (known, None) if known else _read_sets(step.sets, header)
+    if identify_validators(records) != before.validators:
+        raise ProofInvalid(
+            f"recovery: the state after block {header.height} registers the set of epoch "
+            f"{records.epoch}, not the one that epoch {epoch} has"
+        )
+    opened = check_recovery(step.document, chain_id=chain_id, stopped=records, following=following)
+    body, digest = step.document.body, compute_digest(header)
+    if (body.height, body.digest) != (header.height, digest):
+        raise ProofInvalid(
+            f"recovery: starts at block {body.height} {body.digest.hex()}, proven is "
+            f"{header.height} {digest.hex()}"
+        )
+    return Opening(identify_validators(opened), header, opened, step.document)
+
+
+def _find_base(base: FinalityProof, before: Opening, chain_id: bytes) -> Header:
+    """Return the last block of an epoch that stopped without reaching its boundary.
+
+    An epoch that has its boundary is over: that block names the next set, and no document can name
+    another. And what stands below a block that is final is not the last one.
+    """
+    epoch = before.validators.epoch
+    header = verify_finality(base, chain_id=chain_id, validators=before.validators)
+    if len(base.headers) > 1:
+        raise ProofInvalid(
+            f"recovery: block {base.headers[0].height} of epoch {epoch} is final, above block "
+            f"{header.height}"
+        )
+    if header.next_validators_hash != header.validators_hash:
+        raise ProofInvalid(
+            f"recovery: block {header.height} is the last of epoch {epoch} and names the set of "
+            f"epoch {epoch + 1}"
+        )
+    return header
+
+
+def _read_sets(
+    sets: RegisteredSets | None, header: Header
+) -> tuple[ValidatorSet, ValidatorSet | None]:
+    """Return the records `current` and `next` of the state after a block."""
+    if sets is None:
+        raise ProofInvalid(f"recovery: sets: nothing proves those after block {header.height}")
+    _verify_table(sets.table, header)
+    current = _read_record(VALIDATORS, CURRENT, sets.current, sets.table)
+    if current is None:
+        raise ProofInvalid("recovery: sets: the state has no validators")
+    return current, _read_record(VALIDATORS, NEXT, sets.following, sets.table)
 
 
 # ---- what can be proven
@@ -288,14 +431,6 @@ def render_proof(file: ProofFile) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class TrustRoot:
-    """What a verifier starts from."""
-
-    chain_id: bytes
-    validators: ValidatorSetId
-
-
-@dataclass(frozen=True, slots=True)
 class VerifiedBlock:
     """The final block that a proof rests on."""
 
@@ -370,12 +505,8 @@ class Verified:
     chain_id: bytes
     block: VerifiedBlock
     claim: Claim
-
-
-def compute_trust_root(document: GenesisDocument) -> TrustRoot:
-    """Return what the genesis document gives a verifier: chain id and founding validators."""
-    members = tuple(ValidatorKey(v.participant, v.vote_key) for v in document.validators)
-    return TrustRoot(compute_chain_id(document), ValidatorSetId(0, members))
+    epochs: tuple[Opening, ...]
+    """How every epoch began, from the trusted one to that of the block."""
 
 
 def verify_proof(file: ProofFile, trust: TrustRoot) -> Verified:
@@ -387,7 +518,8 @@ def verify_proof(file: ProofFile, trust: TrustRoot) -> Verified:
     chain_id, proof = trust.chain_id, file.proof
     if file.checksum != compute_checksum(proof):
         raise ProofInvalid("checksum: the file was altered")
-    validators = follow_validators(file.epochs, chain_id=chain_id, validators=trust.validators)
+    openings = follow_epochs(file.epochs, trust)
+    validators = openings[-1].validators
     header = verify_finality(proof.finality, chain_id=chain_id, validators=validators)
     match proof:
         case ReceiptProof():
@@ -411,7 +543,7 @@ def verify_proof(file: ProofFile, trust: TrustRoot) -> Verified:
         validators=len(members),
         quorum=compute_quorum(len(members)),
     )
-    return Verified(chain_id, block, claim)
+    return Verified(chain_id, block, claim, tuple(openings))
 
 
 def _verify_receipt(proof: ReceiptProof, header: Header) -> ReceiptClaim:

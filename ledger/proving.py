@@ -24,6 +24,7 @@ from atpar.ledger.proofs import (
     ProofFile,
     ReceiptProof,
     RecordProof,
+    RegisteredSets,
     SolvencyProof,
     compute_checksum,
 )
@@ -32,8 +33,10 @@ from atpar.ledger.records import (
     BALANCES,
     CURRENT,
     ID_BUCKETS,
+    NEXT,
     PARAMS,
     TX_LISTS,
+    VALIDATORS,
     balance_key,
     hour_key,
 )
@@ -92,6 +95,15 @@ def build_record_proof(
     """Return the proof of one record of a proven section, or of its absence."""
     tree_proof = _prove_record(view, section, key)
     return RecordProof(section.id, key, tree_proof, read_state_table(view), finality)
+
+
+def prove_sets(view: View) -> RegisteredSets:
+    """Return the proof of who the validators and their administrators are, for a recovery step."""
+    return RegisteredSets(
+        table=read_state_table(view),
+        current=_prove_record(view, VALIDATORS, CURRENT),
+        following=_prove_record(view, VALIDATORS, NEXT),
+    )
 
 
 def _prove_record(view: View, section: Section[Any], key: bytes) -> TreeProof:

@@ -24,7 +24,7 @@ from atpar.ledger.evidence import (
 from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.jsonform import JsonInvalid, from_json, operation_name, parse_json, to_json
 from atpar.ledger.limits import MAX_EPOCH_STEPS, MAX_PROOF_BYTES
-from atpar.ledger.proofs import EpochStep, TrustRoot, follow_validators
+from atpar.ledger.proofs import EpochStep, TrustRoot, follow_epochs
 
 FORMAT: Final = "atpar-evidence/1"
 KINDS: Final = {
@@ -88,7 +88,7 @@ def verify_evidence_file(file: EvidenceFile, trust: TrustRoot) -> ValidatorSetId
     Raises:
         ProofInvalid: it does not show what it claims; the message names the part.
     """
-    members = follow_validators(file.epochs, chain_id=trust.chain_id, validators=trust.validators)
+    members = follow_epochs(file.epochs, trust)[-1].validators
     epoch, _ = get_place(file.evidence)
     if epoch != members.epoch:
         raise ProofInvalid(f"evidence: of epoch {epoch}, the steps lead to epoch {members.epoch}")

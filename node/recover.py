@@ -7,12 +7,14 @@ applies the document, and starts it again.
 
 The set in the state becomes the one of the document, as the last change of the state before the
 next block, on every node alike; so the next block's `validators_hash` and `state_root` name it.
-A journal that is missing or lost begins anew with the opening of that epoch: none of its votes was
-ever cast before. Should the document be applied twice on a wiped disk, the question for one's own
-votes with which every start begins closes the gate again.
+A whole journal notes that the epoch opened, and is not led back into the one before. A journal
+that is missing or lost begins anew with that note: none of the epoch's votes was ever cast before.
+Should the document be applied twice on a wiped disk, the question for one's own votes with which
+every start begins closes the gate again.
 
-The document is kept in the store. A node that learns the chain later is given the same document
-once it has reached its block.
+The document is kept in the store, with the proof of who the administrators were: the state after
+its block cannot be proven any more once the set in it has changed. A node that learns the chain
+later is given the same document once it has reached its block.
 """
 
 from collections.abc import Sequence
@@ -22,39 +24,33 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from atpar.consensus.records import (
-    CertificateRecord,
-    EpochOpenedRecord,
-    JournalRecord,
-    encode_record,
-)
-from atpar.consensus.recovery import (
-    AdminSignature,
-    RecoveryBody,
-    RecoveryDocument,
-    check_recovery,
-    compute_recovery_bytes,
-    open_recovered,
-)
-from atpar.consensus.types import EpochStart, Tip
-from atpar.consensus.validators import ValidatorSet
+from atpar.consensus.records import EpochOpenedRecord, JournalRecord, encode_record
+from atpar.consensus.recovery import check_journal, open_recovered
+from atpar.consensus.types import EpochStart
 from atpar.ledger.blocks import ValidatorKey
-from atpar.ledger.certificates import Finalization
 from atpar.ledger.codec import Wire
 from atpar.ledger.commitment import commit_state
 from atpar.ledger.epochs import open_epoch
 from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.jsonform import JsonInvalid, from_json, parse_json, to_json
-from atpar.ledger.keys import verify
 from atpar.ledger.limits import MAX_VALIDATORS
-from atpar.ledger.records import Validator
-from atpar.ledger.records import ValidatorSet as ValidatorRecords
+from atpar.ledger.proofs import RegisteredSets
+from atpar.ledger.proving import prove_sets
+from atpar.ledger.recovery import (
+    AdminSignature,
+    RecoveryBody,
+    RecoveryDocument,
+    check_recovery,
+    compute_recovery_bytes,
+    find_member,
+    seat_members,
+)
 from atpar.ledger.state import Overlay
 from atpar.ledger.types import ChainId
-from atpar.node.datadir import JOURNAL_NAME, open_votes, read_position
+from atpar.node.datadir import JOURNAL_NAME, Position, open_votes, read_position
 from atpar.node.errors import JournalLost, JournalMissing
 from atpar.node.journal import Opening, create_journal
-from atpar.node.seats import Sets, read_sets
+from atpar.node.seats import read_sets
 from atpar.node.store import Store
 
 FORMAT: Final = "atpar-recovery/1"
@@ -95,18 +91,27 @@ def render_recovery(file: RecoveryFile) -> bytes:
 # ---- drafting and signing
 
 
-def draft_recovery(store: Store, codes: list[str] | None = None) -> RecoveryFile:
+def draft_recovery(
+    store: Store, codes: list[str] | None = None, abandoned: Sequence[bytes] = ()
+) -> RecoveryFile:
     """Return an unsigned document that opens the next epoch at a store's final tip.
 
-    `codes` are who votes in it; the stopped set unless given.
+    `codes` are who votes in it; the stopped set unless given. `abandoned`: digests of blocks above
+    that never became final.
 
     Raises:
         ProofInvalid: one of them is registered neither in the stopped set nor in the next.
     """
     position, sets = read_position(store), read_sets(store)
     members = [member.participant for member in sets.current.members] if codes is None else codes
-    keys = tuple(ValidatorKey(code, _find_member(sets, code).vote_key) for code in members)
-    body = RecoveryBody(position.start.epoch + 1, position.tip.height, position.digest, keys)
+    found = [find_member(code, sets.current, sets.following) for code in members]
+    body = RecoveryBody(
+        epoch=position.start.epoch + 1,
+        height=position.tip.height,
+        digest=position.digest,
+        members=tuple(ValidatorKey(each.participant, each.vote_key) for each in found),
+        abandoned=tuple(sorted(set(abandoned))),
+    )
     return RecoveryFile(FORMAT, store.chain_id, body, ())
 
 
@@ -141,70 +146,70 @@ def compute_sign_body(file: RecoveryFile) -> bytes:
 # ---- applying
 
 
-def apply_recovery(store: Store, file: RecoveryFile) -> EpochStart:
-    """Check a document against a stopped node's store and open its epoch there, in one batch.
+def is_applied(store: Store, file: RecoveryFile) -> bool:
+    """Return whether a store has the epoch that this very document opens, and no later one."""
+    running = read_position(store).start.epoch
+    return running == file.body.epoch and store.get_recovery(running) == file.body
+
+
+def judge_recovery(
+    store: Store, file: RecoveryFile, records: Sequence[JournalRecord] | None
+) -> EpochStart:
+    """Check what a document says, whoever signed it; return the epoch that it would open here.
+
+    `records` is what the journal holds, None where the node has none that is whole. An
+    administrator has this checked at its own stopped node before it signs: see `check_journal` for
+    what its signature then rules out.
+
+    Raises:
+        ProofInvalid: it is not valid here; the message says why.
+    """
+    position, sets = read_position(store), read_sets(store)
+    if file.chain_id != store.chain_id:
+        raise ProofInvalid(f"recovery: for chain {file.chain_id.hex()}, not this one")
+    seat_members(file.body, stopped=sets.current, following=sets.following)
+    start = open_recovered(file.document, position.tip)
+    if records is not None:
+        epoch, abandoned = position.start.epoch, frozenset(file.body.abandoned)
+        check_journal(records, position.tip, epoch=epoch, abandoned=abandoned)
+    return start
+
+
+def apply_recovery(
+    store: Store, file: RecoveryFile, records: Sequence[JournalRecord] | None
+) -> EpochStart:
+    """Check a document completely and open its epoch in a stopped node's store, in one batch.
 
     Applied already: nothing changes.
 
     Raises:
         ProofInvalid: it is not valid here; the message says why. Nothing was changed.
     """
-    position, sets, body = read_position(store), read_sets(store), file.body
-    if store.get_recovery(body.epoch) == file.body:
+    position, sets = read_position(store), read_sets(store)
+    if is_applied(store, file):
         return position.start
-    if file.chain_id != store.chain_id:
-        raise ProofInvalid(f"recovery: for chain {file.chain_id.hex()}, not this one")
-    stopped = position.start.validators
-    admin_keys = {member.participant: member.admin_key for member in sets.current.members}
-    check_recovery(
-        file.document,
-        chain_id=store.chain_id,
-        stopped=stopped,
-        admin_keys=admin_keys,
-        verify=verify,
+    start = judge_recovery(store, file, records)
+    opened = check_recovery(
+        file.document, chain_id=store.chain_id, stopped=sets.current, following=sets.following
     )
-    start = open_recovered(file.document, position.tip)
     overlay = Overlay(store.get_final().view)
-    open_epoch(overlay, _make_records(sets, start.validators))
+    open_epoch(overlay, opened)
     commit_state(overlay)
-    store.write_recovery(file.document, overlay)
+    store.write_recovery(file.document, overlay, sets=_prove_sets(store, position))
     return start
 
 
-def _make_records(sets: Sets, validators: ValidatorSet) -> ValidatorRecords:
-    members = []
-    for key in validators.members:
-        member = _find_member(sets, key.participant, vote_key=key.vote_key)
-        members.append(member)
-    return ValidatorRecords(validators.epoch, tuple(members))
+def _prove_sets(store: Store, position: Position) -> RegisteredSets | None:
+    """Return the proof of the sets after the tip; None where no header has the state's root.
 
-
-def _find_member(sets: Sets, code: str, *, vote_key: bytes | None = None) -> Validator:
-    running = [sets.current, sets.following]
-    for each in running:
-        for member in () if each is None else each.members:
-            if member.participant == code and vote_key in (None, member.vote_key):
-                return member
-    raise ProofInvalid(
-        f"recovery: {code} is registered neither in the stopped set nor in the next, or under "
-        "another vote key"
-    )
-
-
-def check_nothing_above(records: Sequence[JournalRecord], tip: Tip, *, epoch: int) -> None:
-    """Check that a journal does not prove a block above the tip to be final.
-
-    Raises:
-        ProofInvalid: it does: the crash came before the store was written.
+    That is in an epoch without a final block, opened by genesis (which everybody has) or by another
+    document (which says who its administrators are).
     """
-    for record in records:
-        if isinstance(record, CertificateRecord) and isinstance(record.certificate, Finalization):
-            above = record.certificate.proposition
-            if above.epoch == epoch and above.view > tip.view and above.digest != tip.digest:
-                raise ProofInvalid(
-                    f"recovery: the journal proves view {above.view} final, above the tip at "
-                    f"height {tip.height}: start the node once, so that it commits it"
-                )
+    stopped = position.start.epoch
+    is_known = stopped == 0 or store.get_recovery(stopped) is not None
+    if position.tip.finalization is None and is_known:
+        return None
+    return prove_sets(store.get_final().view)
 
 
 def read_journal(
@@ -238,6 +243,25 @@ def begin_journal(folder: Path, opening: Opening, start: EpochStart) -> Path | N
         path.rename(aside)
     create_journal(path, opening, make_recovered_records(start))
     return aside if was_there else None
+
+
+def continue_journal(
+    folder: Path, opening: Opening, start: EpochStart, *, keys: frozenset[bytes]
+) -> None:
+    """Note in a whole journal that a recovered epoch has opened.
+
+    A start could not tell it from the journal any more after a second document.
+
+    Raises:
+        JournalError, DiskFault: it cannot be written.
+    """
+    journal, records = open_votes(folder, opening, keys=keys)
+    try:
+        due = EpochOpenedRecord(start.epoch, start.height, start.digest)
+        if due not in records:
+            journal.append([encode_record(due)])
+    finally:
+        journal.close()
 
 
 def make_recovered_records(start: EpochStart) -> list[bytes]:

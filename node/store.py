@@ -14,6 +14,7 @@ indexes that answer questions about them, in one ordered key-value engine under 
     e account 0 asset 0 height      -> statement lines of that balance in that block
     v epoch                         validator set of the epoch, and the block that it begins on
     w epoch                         recovery document that opened the epoch
+    y epoch                         proof of the sets before that document, where it needs one
     x participant 0 epoch view kind evidence against a validator (not part of what is final)
 
 A crash leaves the old position or the new one. A block finalised by a descendant has no
@@ -32,15 +33,21 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 from msgspec import Meta
 
-from atpar.consensus.recovery import RECOVERY, RecoveryBody, RecoveryDocument
 from atpar.ledger.blocks import BLOCK, HEADER, Block, Header
 from atpar.ledger.certificates import FINALIZATION, Finalization
 from atpar.ledger.codec import Codec, Wire, encode
 from atpar.ledger.evidence import EVIDENCE, Evidence, encode_evidence, get_place
 from atpar.ledger.limits import MAX_BLOCK_OPS, MAX_BLOCK_TRANSACTIONS
-from atpar.ledger.proofs import EpochStep, FinalityProof
+from atpar.ledger.proofs import (
+    BoundaryStep,
+    EpochStep,
+    FinalityProof,
+    RecoveryStep,
+    RegisteredSets,
+)
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import CURRENT, VALIDATORS, Posting, identify_validators
+from atpar.ledger.recovery import RECOVERY, RecoveryBody, RecoveryDocument
 from atpar.ledger.state import Base, Overlay
 from atpar.ledger.transactions import Transaction, decode_transaction
 from atpar.ledger.types import ChainId, Count, Hash, Height
@@ -74,6 +81,7 @@ class Position(Wire, frozen=True):
 
 
 _EPOCH = Codec[EpochEntry](EpochEntry, name="epoch", max_bytes=2 * 1024 * 1024)
+_SETS = Codec[RegisteredSets](RegisteredSets, name="proof of the sets", max_bytes=4 * 1024 * 1024)
 _SCHEMA = Codec[int](Annotated[int, Meta(ge=0)], name="schema version", max_bytes=9)
 _CHAIN = Codec[bytes](ChainId, name="chain id", max_bytes=34)
 _POSITION = Codec[Position](Position, name="final position", max_bytes=128)
@@ -229,11 +237,18 @@ class Store:
 
     def _make_step(self, epoch: int) -> EpochStep:
         entry = self.get_epoch(epoch)
-        path = None if entry is None else self.get_finality_path(entry.start_height)
-        if entry is None or path is None:
+        header = None if entry is None else self.get_header(entry.start_height)
+        if entry is None or header is None:
             raise StoreCorrupt(f"chain.db: the start of epoch {epoch} is missing")
-        boundary = FinalityProof(path.finalization, path.headers)
-        return EpochStep(boundary, identify_validators(entry.validators))
+        path = self.get_finality_path(header.height)
+        finality = None if path is None else FinalityProof(path.finalization, path.headers)
+        document = _find(self._engine, _key(b"w", epoch), RECOVERY)
+        if document is None:
+            assert finality is not None, "genesis is no boundary"
+            return BoundaryStep(finality, identify_validators(entry.validators))
+        # The epoch that stopped may have no final block of its own.
+        base = finality if header.epoch == epoch - 1 else None
+        return RecoveryStep(document, base, _find(self._engine, _key(b"y", epoch), _SETS))
 
     # ---- recovery
 
@@ -242,13 +257,20 @@ class Store:
         document = _find(self._engine, _key(b"w", epoch), RECOVERY)
         return None if document is None else document.body
 
-    def write_recovery(self, document: RecoveryDocument, overlay: Overlay) -> None:
-        """Write a checked document with the state that it makes of the final one."""
+    def write_recovery(
+        self, document: RecoveryDocument, overlay: Overlay, *, sets: RegisteredSets | None
+    ) -> None:
+        """Write a checked document with the state that it makes of the final one.
+
+        `sets` proves the sets of the state before, where a verifier needs that.
+        """
 
         def batch() -> Iterator[Write]:
             yield from _encode_state(overlay)
             yield from _encode_epoch(overlay, document.body.height)
             yield _key(b"w", document.body.epoch), encode(document)
+            if sets is not None:
+                yield _key(b"y", document.body.epoch), encode(sets)
 
         self._engine.write(batch())
 

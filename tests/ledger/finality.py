@@ -18,7 +18,7 @@ from atpar.ledger.certificates import (
     encode_bitmap,
 )
 from atpar.ledger.hashing import SignKind
-from atpar.ledger.proofs import EpochStep, FinalityProof, TrustRoot, compute_trust_root
+from atpar.ledger.proofs import BoundaryStep, FinalityProof, TrustRoot, compute_trust_root
 from tests.ledger.world import BANKS, World, key_of, public
 
 QUORUM = (0, 1, 2)
@@ -72,7 +72,7 @@ def make_boundary(
     *,
     banks: Sequence[str] = BANKS,
     again_after: int = 0,
-) -> EpochStep:
+) -> BoundaryStep:
     """Return the step over a block made from `header` that ends the epoch of `validators`.
 
     With `again_after` the block was finalised that many views later, proposed again.
@@ -85,4 +85,4 @@ def make_boundary(
     )
     proposition = replace(propose(boundary), view=boundary.view + again_after)
     finalization = sign_finalization(header.chain_id, proposition, banks=banks)
-    return EpochStep(FinalityProof(finalization, (boundary,)), following)
+    return BoundaryStep(FinalityProof(finalization, (boundary,)), following)

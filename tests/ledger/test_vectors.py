@@ -8,11 +8,19 @@ import msgpack
 import pytest
 
 from atpar.ledger import merkle
-from atpar.ledger.codec import Codec
+from atpar.ledger.blocks import ValidatorSetId
+from atpar.ledger.codec import Codec, encode
 from atpar.ledger.jsonform import from_json
 from atpar.ledger.keys import verify
 from atpar.ledger.operations import Operation
-from atpar.ledger.proofs import PROOF_FILE, ProofFile, SolvencyClaim, TrustRoot, verify_proof
+from atpar.ledger.proofs import (
+    PROOF_FILE,
+    ProofFile,
+    RecoveryStep,
+    SolvencyClaim,
+    TrustRoot,
+    verify_proof,
+)
 from atpar.ledger.transactions import decode_transaction
 from atpar.ledger.tree import TreeProof, TreeRoot, verify_tree_proof
 from tests.ledger import samples
@@ -102,6 +110,19 @@ def test_solvency_proof_verifies_in_bytes_and_in_json() -> None:
     assert isinstance(verified.claim, SolvencyClaim)
     assert verified.claim.assets[1].posted == 10_000
     assert verified.block.signers == ("ALFA", "CHRL", "DLTA")
+
+
+def test_proof_over_a_boundary_and_a_recovery_verifies_in_bytes_and_in_json() -> None:
+    vector = load("epochs")
+    file = PROOF_FILE.decode(bytes.fromhex(vector["bytes"]))
+    assert from_json(ProofFile, vector["json"]) == file
+    validators = from_json(ValidatorSetId, vector["validators"])
+    verified = verify_proof(file, TrustRoot(bytes.fromhex(vector["chain_id"]), validators))
+    assert [opening.document is not None for opening in verified.epochs] == [0, 0, 1]
+    step = file.epochs[1]
+    assert isinstance(step, RecoveryStep)
+    assert encode(step.document.body).hex() == vector["recovery_body"]
+    assert vector["recovery_sign_bytes"].endswith(vector["chain_id"] + vector["recovery_body"])
 
 
 def test_paths_of_the_list_tree_verify() -> None:

@@ -10,7 +10,7 @@ from atpar.ledger.operations import NewValidator, SetValidators
 from atpar.ledger.proofs import (
     FinalityProof,
     compute_trust_root,
-    follow_validators,
+    follow_epochs,
     verify_finality,
 )
 from atpar.ledger.transactions import Transaction
@@ -100,7 +100,7 @@ def follow(cluster: Cluster, code: str) -> int:
         assert path is not None
         epoch = path.finalization.proposition.epoch
         steps = store.get_epoch_steps(epoch)
-        members = follow_validators(steps, chain_id=trust.chain_id, validators=trust.validators)
+        members = follow_epochs(steps, trust)[-1].validators
         header = verify_finality(
             FinalityProof(path.finalization, path.headers),
             chain_id=trust.chain_id,
@@ -194,4 +194,4 @@ def test_light_client_refuses_a_step_that_is_missing_or_of_another_set() -> None
     stranger = ValidatorSetId(1, (*first.validators.members[:3], first.validators.members[0]))
     for steps in ([second], [second, first], [replace(first, validators=stranger), second]):
         with pytest.raises(ProofInvalid):
-            follow_validators(steps, chain_id=trust.chain_id, validators=trust.validators)
+            follow_epochs(steps, trust)

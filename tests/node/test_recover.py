@@ -5,32 +5,49 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from atpar.consensus.messages import decode_message
-from atpar.consensus.records import CertificateRecord
+from atpar.consensus.messages import Lane, decode_message
+from atpar.consensus.records import (
+    CertificateRecord,
+    EpochOpenedRecord,
+    JournalRecord,
+    VoteRecord,
+)
+from atpar.consensus.recovery import check_journal
+from atpar.consensus.types import EpochStart
+from atpar.consensus.validators import ValidatorSet
 from atpar.ledger.certificates import Finalization, Proposition
 from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.votes import Finalize, Notarize, Nullify, get_body
-from atpar.node.datadir import make_opening, open_votes, read_position
+from atpar.node.datadir import decode_records, make_opening, open_votes, read_position
 from atpar.node.errors import JournalMissing
-from atpar.node.journal import create_journal
+from atpar.node.journal import create_journal, open_journal
+from atpar.node.kv import MemoryKeyValue
 from atpar.node.recover import (
     RecoveryFile,
     add_signature,
     apply_recovery,
     begin_journal,
-    check_nothing_above,
     compute_sign_body,
+    continue_journal,
     draft_recovery,
     join_recoveries,
+    judge_recovery,
     make_recovered_records,
     parse_recovery,
     read_journal,
     render_recovery,
 )
-from atpar.node.store import Store
+from atpar.node.store import Store, write_genesis
 from tests.ledger.world import BANKS, key_of, public
 from tests.node.cluster import PATH, Cluster
-from tests.node.test_epochs import EPOCH_BLOCKS, make_epochs, pay_through
+from tests.node.test_epochs import (
+    EPOCH_BLOCKS,
+    JOINED,
+    change_set,
+    follow,
+    make_epochs,
+    pay_through,
+)
 from tests.node.test_validator import pay, settle
 
 WIPED = ("CHRL", "DLTA")
@@ -66,14 +83,24 @@ def make_stuck() -> Cluster:
     return cluster
 
 
+def read_records(cluster: Cluster, code: str) -> list[JournalRecord] | None:
+    """Return what the journal of a node that is down holds; None where it is gone."""
+    disk = cluster.nodes[code].disk
+    if PATH not in disk.cached:
+        return None
+    return decode_records(open_journal(PATH, cluster._opening(code), disk=disk)[1])
+
+
 def recover(cluster: Cluster, file: RecoveryFile, *codes: str) -> None:
     """Apply a document to nodes that are down, as `atpar node recover apply` does."""
     for code in codes or BANKS:
         node = cluster.nodes[code]
-        start = apply_recovery(Store(node.engine), file)
-        if PATH not in node.disk.cached:
-            opening = cluster._opening(code)
-            create_journal(PATH, opening, make_recovered_records(start), disk=node.disk)
+        start = apply_recovery(Store(node.engine), file, read_records(cluster, code))
+        opening, records = cluster._opening(code), make_recovered_records(start)
+        if PATH in node.disk.cached:
+            open_journal(PATH, opening, disk=node.disk)[0].append(records)
+        else:
+            create_journal(PATH, opening, records, disk=node.disk)
 
 
 def check_votes(cluster: Cluster) -> None:
@@ -127,6 +154,7 @@ def test_recovered_epoch_ends_at_the_ledgers_boundary_and_survives_restarts() ->
     position = read_position(get_store(cluster))
     assert (position.start.epoch, position.start.height) == (2, EPOCH_BLOCKS)
     check_votes(cluster)
+    assert {follow(cluster, code) for code in BANKS} == {2}
     assert not any(node.alarms for node in cluster.nodes.values())
 
 
@@ -172,6 +200,7 @@ def test_document_is_refused_below_quorum_on_another_tip_and_for_strangers() -> 
     before = dict(cluster.nodes["ALFA"].engine.values)
     body = drafted.body
     stranger = replace(body.members[0], vote_key=public("ZULU-vote"))
+    abandoning = replace(body, abandoned=(b"a" * 32,))
     for file, why in (
         (sign(drafted, "ALFA", "BRVO"), "2 signatures, the quorum is 3"),
         (sign(replace(drafted, body=replace(body, height=body.height - 1)), *BANKS), "final tip"),
@@ -183,21 +212,50 @@ def test_document_is_refused_below_quorum_on_another_tip_and_for_strangers() -> 
             "registered neither",
         ),
         (sign(replace(drafted, chain_id=b"x" * 32), *BANKS), "not this one"),
-        (replace(sign(drafted, *BANKS), body=replace(body, height=1)), "does not verify"),
+        (replace(sign(drafted, *BANKS), body=abandoning), "does not verify"),
     ):
         with pytest.raises(ProofInvalid, match=why):
-            apply_recovery(store, file)
+            apply_recovery(store, file, None)
     assert cluster.nodes["ALFA"].engine.values == before
     with pytest.raises(ProofInvalid, match="different documents"):
         join_recoveries([drafted, replace(drafted, body=replace(body, epoch=2))])
 
 
+def test_light_client_follows_over_changes_of_the_set_and_a_recovery() -> None:
+    cluster = make_epochs()
+    change_set(cluster)
+    cluster.add("ECHO")
+    cluster.start("ECHO")
+    pay_through(cluster, EPOCH_BLOCKS + 3)
+    cluster.run(1_000)
+    height = cluster.nodes["ALFA"].height
+    assert {cluster.nodes[code].height for code in JOINED} == {height}
+    cluster.crash()
+    wipe(cluster, "CHRL", "ECHO")
+    file = sign(draft_recovery(get_store(cluster)), "ALFA", "BRVO", "ECHO")
+    recover(cluster, file, *JOINED)
+    cluster.start(*JOINED)
+    pay_through(cluster, 2 * EPOCH_BLOCKS + 2)
+    assert {follow(cluster, code) for code in JOINED} == {3}
+    check_votes(cluster)
+
+
+def test_light_client_follows_over_recoveries_without_a_block_between() -> None:
+    cluster = make_stuck()
+    for epoch in (1, 2):
+        recover(cluster, sign(draft_recovery(get_store(cluster)), *BANKS[:3]))
+        assert read_position(get_store(cluster)).start.epoch == epoch
+    cluster.start()
+    settle(cluster, pay(cluster), within_ms=30_000)
+    assert {follow(cluster, code) for code in BANKS} == {2}
+
+
 def test_applying_twice_changes_nothing() -> None:
     cluster = make_stuck()
     file = sign(draft_recovery(get_store(cluster)), *BANKS)
-    first = apply_recovery(get_store(cluster), file)
+    first = apply_recovery(get_store(cluster), file, None)
     after = dict(cluster.nodes["ALFA"].engine.values)
-    assert apply_recovery(get_store(cluster), file) == first
+    assert apply_recovery(get_store(cluster), file, None) == first
     assert cluster.nodes["ALFA"].engine.values == after
 
 
@@ -205,16 +263,17 @@ def test_journal_that_proves_a_higher_block_final_stops_the_recovery() -> None:
     cluster = make_stuck()
     tip = read_position(get_store(cluster)).tip
     assert tip.finalization is not None
-    check_nothing_above([CertificateRecord(tip.finalization)], tip, epoch=0)
+    check_journal([CertificateRecord(tip.finalization)], tip, epoch=0, abandoned=())
     above = Proposition(0, tip.view + 1, tip.view, b"n" * 32)
     record = CertificateRecord(Finalization(above, b"\7", (bytes(64),) * 3))
     with pytest.raises(ProofInvalid, match="start the node once"):
-        check_nothing_above([record], tip, epoch=0)
+        check_journal([record], tip, epoch=0, abandoned=())
 
 
 def test_damaged_journal_is_set_aside_and_a_new_one_begins(tmp_path: Path) -> None:
     cluster = make_stuck()
-    start = apply_recovery(get_store(cluster), sign(draft_recovery(get_store(cluster)), *BANKS[:3]))
+    file = sign(draft_recovery(get_store(cluster)), *BANKS[:3])
+    start = apply_recovery(get_store(cluster), file, None)
     opening = make_opening(
         chain_id=cluster.world.chain_id, participant="ALFA", vote_key=public("ALFA-vote")
     )
@@ -227,9 +286,14 @@ def test_damaged_journal_is_set_aside_and_a_new_one_begins(tmp_path: Path) -> No
     aside = begin_journal(tmp_path, opening, start)
     assert aside is not None
     assert aside.exists()
+    continue_journal(tmp_path, opening, start, keys=frozenset())
+    sets = ValidatorSet(2, start.validators.members)
+    following = EpochStart(sets, start.digest, start.height, 0)
+    for _ in range(2):
+        continue_journal(tmp_path, opening, following, keys=frozenset())
     journal, records = open_votes(tmp_path, opening)
     journal.close()
-    assert len(records) == 1
+    assert records == [EpochOpenedRecord(epoch, start.height, start.digest) for epoch in (1, 2)]
 
 
 def test_lower_node_fetches_the_missing_blocks_before_it_applies_the_document() -> None:
@@ -242,7 +306,7 @@ def test_lower_node_fetches_the_missing_blocks_before_it_applies_the_document() 
     wipe(cluster, *WIPED)
     file = sign(draft_recovery(get_store(cluster, "BRVO")), *BANKS[1:])
     with pytest.raises(ProofInvalid, match="final tip here"):
-        apply_recovery(get_store(cluster), file)
+        apply_recovery(get_store(cluster), file, None)
     highest = get_store(cluster, "BRVO").position.height
     assert get_store(cluster, "CHRL").position.height == highest
     recover(cluster, file, "BRVO", "CHRL", "DLTA")
@@ -256,3 +320,84 @@ def test_lower_node_fetches_the_missing_blocks_before_it_applies_the_document() 
     settle(cluster, pay(cluster), within_ms=30_000)
     check_votes(cluster)
     assert not any(node.faults for node in cluster.nodes.values())
+
+
+def test_validator_that_voted_to_finalise_a_block_above_refuses_the_document() -> None:
+    """Three honest validators vote for a block, a fourth sees it final, and nobody reaches it."""
+    cluster = make_epochs()
+    settle(cluster, pay(cluster))
+    assert cluster.run(10_000, until=lambda: len(cluster.state_roots()) == 1)
+    stop_before_finality(cluster, "DLTA")
+    final = cluster.nodes["DLTA"].height
+    others = BANKS[:3]
+    assert {cluster.nodes[code].height for code in others} == {final - 1}
+    file = sign(draft_recovery(get_store(cluster)), *others)
+    for code in others:
+        with pytest.raises(ProofInvalid, match="voted to finalise block"):
+            judge_recovery(get_store(cluster, code), file, read_records(cluster, code))
+        with pytest.raises(ProofInvalid, match="voted to finalise block"):
+            recover(cluster, file, code)
+    # They were right: the block is final, and found so once all are back.
+    cluster.start()
+    settle(cluster, pay(cluster), within_ms=30_000)
+    check_votes(cluster)
+
+
+def stop_before_finality(cluster: Cluster, code: str) -> None:
+    """Pay, and stop all when only this node has heard the finalize votes of a quorum."""
+    height, transmit = cluster.nodes[code].height, cluster._transmit
+
+    def lose(sender: str, receiver: str, lane: Lane, data: bytes) -> None:
+        is_lost = isinstance(decode_message(data), Finalize | Finalization)
+        if receiver == code or not is_lost:
+            transmit(sender, receiver, lane, data)
+
+    cluster._transmit = lose
+    cluster.submit(pay(cluster))
+    assert cluster.run(5_000, until=lambda: cluster.nodes[code].height > height)
+    cluster.crash()
+    cluster._transmit = transmit
+
+
+def test_abandoned_block_is_named_by_the_administrators() -> None:
+    cluster = make_stuck()
+    store = get_store(cluster)
+    tip = read_position(store).tip
+    vote = VoteRecord(Finalize(Proposition(0, tip.view + 1, tip.view, b"n" * 32), bytes(64)))
+    refused = sign(draft_recovery(store), *BANKS)
+    with pytest.raises(ProofInvalid, match="voted to finalise block 6e6e"):
+        apply_recovery(store, refused, [vote])
+    named = sign(draft_recovery(store, abandoned=[b"n" * 32]), *BANKS)
+    assert apply_recovery(store, named, [vote]).epoch == 1
+
+
+def test_store_begun_anew_does_not_vote_in_the_epoch_before_the_recovery() -> None:
+    """Journals that opened the recovered epoch are not led back into the one that stopped."""
+    cluster = make_epochs()
+    settle(cluster, pay(cluster))
+    assert cluster.run(10_000, until=lambda: len(cluster.state_roots()) == 1)
+    cluster.crash()
+    file = sign(draft_recovery(get_store(cluster)), *BANKS[:3])
+    recover(cluster, file, *BANKS[:3])
+    cluster.start(*BANKS[:3])
+    paid = pay(cluster)
+    cluster.submit(paid)
+    assert cluster.run(30_000, until=lambda: bool(cluster.find_final("CHRL", paid)))
+    cluster.run(1_000)
+    cluster.crash(*BANKS[:3])
+    genesis = cluster.world.genesis
+    for code in BANKS[:2]:
+        engine = cluster.nodes[code].engine = MemoryKeyValue()
+        write_genesis(
+            engine,
+            chain_id=genesis.chain_id,
+            header=genesis.header,
+            digest=genesis.digest,
+            overlay=genesis.overlay,
+        )
+    others = ("ALFA", "BRVO", "DLTA")
+    cluster.start(*others)
+    cluster.submit(pay(cluster))
+    cluster.run(30_000)
+    assert {cluster.nodes[code].height for code in others} == {file.body.height}
+    check_votes(cluster)

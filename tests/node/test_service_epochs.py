@@ -16,7 +16,7 @@ from atpar.ledger.operations import NewValidator, SetValidators
 from atpar.ledger.proofs import (
     FinalityProof,
     compute_trust_root,
-    follow_validators,
+    follow_epochs,
     verify_finality,
 )
 from atpar.ledger.records import CURRENT, VALIDATORS
@@ -98,8 +98,6 @@ def follow(node: Running, document: object) -> None:
     trust = compute_trust_root(document)  # type: ignore[arg-type]
     epoch = path.finalization.proposition.epoch
     assert epoch >= 2
-    members = follow_validators(
-        reader.get_epoch_steps(epoch), chain_id=trust.chain_id, validators=trust.validators
-    )
+    members = follow_epochs(reader.get_epoch_steps(epoch), trust)[-1].validators
     proof = FinalityProof(path.finalization, path.headers)
     verify_finality(proof, chain_id=trust.chain_id, validators=members)

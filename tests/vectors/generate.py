@@ -18,8 +18,9 @@ from atpar.ledger.codec import encode
 from atpar.ledger.hashing import HashTag, SignKind, compute_hash, compute_sign_bytes
 from atpar.ledger.jsonform import operation_name, to_json
 from atpar.ledger.keys import compute_possession_bytes
-from atpar.ledger.proofs import FinalityProof, SolvencyProof
+from atpar.ledger.proofs import FinalityProof, RecoveryStep, SolvencyProof
 from atpar.ledger.proving import build_proof_file
+from atpar.ledger.recovery import compute_recovery_bytes
 from atpar.ledger.state import Base, MemoryBacking, Overlay
 from atpar.ledger.transactions import decode_transaction
 from atpar.ledger.tree import (
@@ -34,6 +35,7 @@ from atpar.ledger.tree import (
     update_tree,
 )
 from tests.ledger import curve, samples
+from tests.ledger.epochs import Chain
 
 FOLDER: Final = Path(__file__).parent
 ENTRY_COUNTS: Final = (0, 1, 2, 17, 300)
@@ -185,6 +187,23 @@ def build_proofs() -> dict[str, Any]:
     }
 
 
+def build_epochs() -> dict[str, Any]:
+    """Return a file over a boundary and a recovery, with what it starts from."""
+    chain = Chain().end_epoch().extend(1)
+    chain.recover_by("ALFA", "BRVO", "CHRL").extend(1)
+    file, step = chain.prove(), chain.steps[-1]
+    assert isinstance(step, RecoveryStep)
+    message = compute_recovery_bytes(step.document.body, chain.chain_id)
+    return {
+        "chain_id": chain.chain_id.hex(),
+        "validators": to_json(chain.genesis.validators),
+        "recovery_body": encode(step.document.body).hex(),
+        "recovery_sign_bytes": message.hex(),
+        "json": to_json(file),
+        "bytes": encode(file).hex(),
+    }
+
+
 def build_zip215() -> list[dict[str, Any]]:
     """Return every pair of small-order encodings, valid; and s >= L, never valid."""
     small = curve.list_small_order_encodings()
@@ -209,6 +228,7 @@ BUILDERS: Final = {
     "hashes": build_hashes,
     "trees": build_trees,
     "proofs": build_proofs,
+    "epochs": build_epochs,
     "zip215": build_zip215,
 }
 
