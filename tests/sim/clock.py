@@ -7,6 +7,10 @@ from dataclasses import dataclass
 Action = Callable[[], None]
 
 
+MAX_PLANNED_EVENTS = 1_000_000
+"""More than this at once is a storm of messages: a finding, not a reason to fill the memory."""
+
+
 class Timeline:
     """Events in order of their time; of one time, in the order in which they were planned."""
 
@@ -19,6 +23,8 @@ class Timeline:
 
     def at(self, time_ms: int, action: Action) -> None:
         self._count += 1
+        if len(self._queue) >= MAX_PLANNED_EVENTS:
+            raise OverflowError(f"{len(self._queue)} planned events at {self.now_ms} ms: a storm")
         heapq.heappush(self._queue, (max(time_ms, self.now_ms), self._count, action))
 
     def after(self, delay_ms: int, action: Action) -> None:

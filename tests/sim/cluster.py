@@ -546,8 +546,12 @@ class Cluster:
 
     def break_connection(self, machine: Machine, peer: Machine, away_ms: int) -> None:
         """End the connection of two machines, which stand it again after a while."""
-        self._disconnect(machine, peer)
         ways = {(machine.id, peer.id), (peer.id, machine.id)} - self.network.cuts
+        if not ways:
+            # Broken already, and who broke it ends that: a second return would greet twice, and
+            # a liar whose greeting breaks it again would be greeted four times, then eight.
+            return
+        self._disconnect(machine, peer)
         self.network.cuts |= ways
         self.timeline.after(away_ms, lambda: self._return(machine, peer, ways))
 

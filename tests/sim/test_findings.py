@@ -3,12 +3,15 @@
 import random
 from collections.abc import Iterable
 
+import pytest
+
 from atpar.consensus.effects import AlarmKind
 from atpar.consensus.messages import Message, Proposal
 from atpar.ledger.transactions import Transaction
 from tests.sim.byzantine.blocks import rebuild
 from tests.sim.byzantine.invalid_transaction import InvalidTransaction
-from tests.sim.cluster import Cluster, MachineStore
+from tests.sim.clock import MAX_PLANNED_EVENTS, Timeline
+from tests.sim.cluster import Cluster, Machine, MachineStore
 from tests.sim.crypto import Keyring
 from tests.sim.network import Link, Network
 from tests.sim.profiles import NO_EPOCHS
@@ -85,3 +88,31 @@ def test_envelope_of_a_known_id_with_other_signatures_is_never_final() -> None:
     assert len(carried) > 5
     for tx in carried:
         assert all(cluster.ring.verify_batch(tx.compute_triples()))
+
+
+def test_connection_that_breaks_while_it_is_broken_returns_once() -> None:
+    """Seed 881 of `all`: each return greeted a liar, which broke the connection twice as often."""
+    bench = Bench()
+    cluster = bench.cluster
+    one, other = cluster.machines["ALFA"], cluster.machines["BRVO"]
+    connected: list[str] = []
+    connect = cluster.connect
+
+    def count(a: Machine, b: Machine) -> None:
+        connected.append(f"{a.id}-{b.id}")
+        connect(a, b)
+
+    cluster.connect = count  # type: ignore[method-assign]
+    for _ in range(3):
+        cluster.break_connection(one, other, 100)
+    cluster.run(1_000)
+    assert connected == ["ALFA-BRVO"]
+    bench.pay()
+
+
+def test_storm_of_messages_is_reported_before_it_fills_the_memory() -> None:
+    timeline = Timeline()
+    for _ in range(MAX_PLANNED_EVENTS):
+        timeline.at(1, print)
+    with pytest.raises(OverflowError, match="a storm"):
+        timeline.at(1, print)
