@@ -13,6 +13,7 @@ from atpar.ledger.certificates import (
 )
 from atpar.ledger.codes import Code
 from atpar.ledger.commitment import commit_state
+from atpar.ledger.epochs import open_epoch
 from atpar.ledger.execute import Template, build_block
 from atpar.ledger.hashing import SignKind
 from atpar.ledger.operations import NewValidator, SetValidators
@@ -190,9 +191,7 @@ class Chain(World):
             following=self.following,
         )
         overlay = Overlay(self.view)
-        overlay.put(VALIDATORS, CURRENT, opened)
-        if self.following is not None:
-            overlay.delete(VALIDATORS, NEXT)
+        open_epoch(overlay, opened)
         commit_state(overlay)
         overlay.checkpoint()
         self.backing.apply(overlay.encode_writes())
