@@ -103,7 +103,8 @@ class FrameDecoder:
             stop = position + HEADER_BYTES + size
             if stop > end:
                 break
-            frames.append(Frame(channel, bytes(self._buffer[position + HEADER_BYTES : stop])))
+            with memoryview(self._buffer) as view:  # a slice of the buffer itself would be a copy
+                frames.append(Frame(channel, bytes(view[position + HEADER_BYTES : stop])))
             position = stop
         if position:
             del self._buffer[:position]

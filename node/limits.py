@@ -67,7 +67,8 @@ MAX_AWAY_VOTES: Final = 64
 """Latest votes kept for a peer that is not connected."""
 SEND_BATCH_BYTES: Final = 64 * 1024
 """Frames are joined up to this size and sent at once."""
-READ_BYTES: Final = 64 * 1024
+READ_BYTES: Final = 128 * 1024
+"""Read from a connection at once, and decrypted before anything else runs."""
 
 # ---- what one peer may send
 INBOX_PEER_BYTES: Final = 2 * MAX_FETCH_FRAME_BYTES

@@ -49,7 +49,6 @@ from atpar.node.limits import (
     GOSSIP_INBOX_PEER_BYTES,
     LISTEN_BACKLOG,
     MAX_UNIDENTIFIED_CONNECTIONS,
-    READ_BYTES,
 )
 from atpar.node.logs import get_logger
 from atpar.node.metrics import Metrics
@@ -65,13 +64,12 @@ from atpar.node.peers import (
     make_byte_limit,
     make_rate_limits,
 )
+from atpar.node.tls import TlsStream
 
 _SETTLED_AFTER_S: Final = 5.0
 """A connection that held this long resets the back-off."""
 
 log = get_logger("transport")
-
-Stream = trio.SSLStream[trio.SocketStream]
 
 
 class _Dropped(Exception):
@@ -86,7 +84,7 @@ class _Dropped(Exception):
 class _Session:
     """One connection whose peer is known."""
 
-    stream: Stream
+    stream: TlsStream
     decoder: FrameDecoder
     instance: bytes
     leaf: bytes
@@ -354,7 +352,7 @@ class Network:
                 self._count(Drop.EVICTED)
             self._strangers[scope] = None
             try:
-                stream = trio.SSLStream(tcp, self._accepting, server_side=True)
+                stream = TlsStream(tcp, self._accepting, server_side=True)
                 async with self._closing(stream, None):
                     peer, session = await self._identify(stream, expected=None)
                     self._strangers.pop(scope, None)
@@ -407,13 +405,13 @@ class Network:
         if scope.cancelled_caught:
             log.debug("peer not reachable", peer=peer.participant, reason="no answer in time")
             return
-        stream = trio.SSLStream(tcp, self._dialing)
+        stream = TlsStream(tcp, self._dialing)
         async with self._closing(stream, peer):
             _, session = await self._identify(stream, expected=peer)
             await self._serve(peer, session)
 
     @asynccontextmanager
-    async def _closing(self, stream: Stream, dialled: Peer | None) -> AsyncIterator[None]:
+    async def _closing(self, stream: TlsStream, dialled: Peer | None) -> AsyncIterator[None]:
         """Close a stream whatever happens; count and log why it ended."""
         try:
             yield
@@ -427,7 +425,7 @@ class Network:
 
     # ---- who is it?
 
-    async def _identify(self, stream: Stream, *, expected: Peer | None) -> tuple[Peer, _Session]:
+    async def _identify(self, stream: TlsStream, *, expected: Peer | None) -> tuple[Peer, _Session]:
         """Return the peer at the other end, after TLS, hello and welcome.
 
         Raises:
@@ -442,9 +440,9 @@ class Network:
                 raise _Dropped(Drop.HELLO, str(error)) from error
         raise _Dropped(Drop.TIMEOUT, "handshake not finished in time")
 
-    async def _shake_hands(self, stream: Stream, expected: Peer | None) -> tuple[Peer, _Session]:
+    async def _shake_hands(self, stream: TlsStream, expected: Peer | None) -> tuple[Peer, _Session]:
         await stream.do_handshake()
-        leaf = stream.getpeercert(binary_form=True) or b""
+        leaf = stream.get_peer_certificate()
         peer = self._find_peer(leaf, expected)
         if expected is not None and peer.is_connected:
             raise _Dropped(Drop.REPLACED, "it reached us while we were dialling")
@@ -649,25 +647,25 @@ class Network:
         changed.set()
 
 
-async def _receive(stream: Stream, idle_s: float) -> bytes:
+async def _receive(stream: TlsStream, idle_s: float) -> bytes:
     """Return the next bytes of a connection in use, never none."""
     with trio.move_on_after(idle_s):
-        data = await stream.receive_some(READ_BYTES)
+        data = await stream.receive_some()
         if not data:
             raise _Dropped(Drop.CLOSED, "closed by the peer")
-        return bytes(data)
+        return data
     raise _Dropped(Drop.IDLE, f"silent for {idle_s} s")
 
 
 async def _receive_control(
-    stream: Stream, decoder: FrameDecoder, frames: list[Frame]
+    stream: TlsStream, decoder: FrameDecoder, frames: list[Frame]
 ) -> tuple[Control, list[Frame]]:
     """Return the next control message and the frames that came with it."""
     while not frames:
-        data = await stream.receive_some(READ_BYTES)
+        data = await stream.receive_some()
         if not data:
             raise _Dropped(Drop.CLOSED, "closed during the handshake")
-        frames = decoder.feed(bytes(data))
+        frames = decoder.feed(data)
     first, *rest = frames
     if first.channel is not Channel.CONTROL:
         raise PeerFault(f"{first.channel.name} frame during the handshake")

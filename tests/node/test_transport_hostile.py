@@ -20,7 +20,6 @@ from atpar.node.limits import (
     MAX_UNIDENTIFIED_CONNECTIONS,
 )
 from atpar.node.peers import Drop
-from atpar.node.transport import Stream
 from tests.node.network import (
     CHAIN,
     CODES,
@@ -34,6 +33,7 @@ from tests.node.network import (
     write_leaf,
 )
 
+Stream = trio.SSLStream[trio.SocketStream]
 QUICK = msgspec.structs.replace(FAST, handshake_timeout_ms=300)
 
 

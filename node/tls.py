@@ -1,0 +1,112 @@
+"""TLS over one TCP connection: whole runs of bytes in and out, one system call each.
+
+trio's own `SSLStream` gives out one record of 16 KiB at a time and takes locks around each. Between
+validators, where a block is hundreds of records, that was a tenth of the processor time; here all
+records that have arrived are decrypted at once, and a run is encrypted and sent as a whole.
+
+Not a general stream: one task reads, one task sends, and neither before the handshake is over.
+TLS 1.3 has no renegotiation; an answer to a key update goes out with what is sent next.
+"""
+
+import ssl
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from atpar.node.limits import READ_BYTES
+
+_MAX_RECORD_BYTES: Final = 16 * 1024
+
+
+class TlsStream(trio.abc.AsyncResource):
+    """One connection. Owns the TCP stream; `trio.aclose_forcefully` ends both."""
+
+    def __init__(
+        self, tcp: trio.SocketStream, context: ssl.SSLContext, *, server_side: bool = False
+    ) -> None:
+        self._tcp = tcp
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self._buffer = bytearray(READ_BYTES)
+
+    async def do_handshake(self) -> None:
+        """Finish the handshake.
+
+        Raises:
+            trio.BrokenResourceError: it failed, with an `ssl.SSLError` as its cause, or the
+                connection broke.
+        """
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._fill()
+            except ssl.SSLError as error:
+                # The alert tells the other side why, if it still listens.
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._flush()
+                raise trio.BrokenResourceError(f"TLS handshake: {error}") from error
+            else:
+                await self._flush()
+                return
+
+    def get_peer_certificate(self) -> bytes:
+        """Return the certificate that the other side showed, DER; empty without one."""
+        return self._tls.getpeercert(binary_form=True) or b""
+
+    async def receive_some(self) -> bytes:
+        """Return all bytes that have arrived, waiting for some; none once the peer has ended well.
+
+        At most `READ_BYTES` at a time.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke, or was cut off without a TLS end.
+        """
+        while True:
+            pieces: list[bytes] = []
+            try:
+                while piece := self._tls.read(_MAX_RECORD_BYTES):
+                    pieces.append(piece)
+            except ssl.SSLWantReadError:
+                if not pieces:
+                    await self._fill()
+                    continue
+            except ssl.SSLError as error:
+                raise trio.BrokenResourceError(f"TLS: {error}") from error
+            return b"".join(pieces)
+
+    async def send_all(self, data: bytes) -> None:
+        """Send bytes, all of them.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke.
+        """
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self._tls.write(left) :]
+        except ssl.SSLError as error:
+            raise trio.BrokenResourceError(f"TLS: {error}") from error
+        await self._flush()
+
+    async def aclose(self) -> None:
+        """Close the connection without ceremony: its messages end where they end anyway."""
+        await trio.aclose_forcefully(self._tcp)
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await self._tcp.send_all(self._outgoing.read())
+
+    async def _fill(self) -> None:
+        """Wait for bytes from the network, or its end."""
+        try:
+            size = await self._tcp.socket.recv_into(self._buffer)
+        except OSError as error:
+            raise trio.BrokenResourceError(f"connection broken: {error}") from error
+        if size:
+            self._incoming.write(memoryview(self._buffer)[:size])
+        else:
+            self._incoming.write_eof()
