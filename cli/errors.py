@@ -153,10 +153,18 @@ _ADVICE = {
     "NonCanonical": "the file or message was damaged or altered: ask for it again",
     "JsonInvalid": "correct the named field",
     "IdentityInvalid": "check the TLS files, and the root in the genesis document",
+    "ForkFound": (
+        "keep both files and rely on neither: show them to the auditor, the regulator and every"
+        " institution that signed"
+    ),
     "ProofInvalid": "do not rely on it: ask for the proof again, from another node if possible",
 }
 
-_LEDGER_KINDS = {"GenesisInvalid": ConfigurationProblem, "JsonInvalid": WrongUsage}
+_LEDGER_KINDS = {
+    "ForkFound": SafetyStop,
+    "GenesisInvalid": ConfigurationProblem,
+    "JsonInvalid": WrongUsage,
+}
 _LEDGER_CODES = {"NonCanonical": "NON_CANONICAL", "ProofInvalid": "PROOF_INVALID"}
 
 

@@ -1,7 +1,9 @@
 """`atpar verify`: check a receipt or proof with the genesis document alone, no node at hand."""
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +17,8 @@ from atpar.cli.errors import RefusedByLedger, explain
 from atpar.cli.files import read_input
 from atpar.cli.output import TICK, clean, fields, table
 from atpar.ledger.codes import MEANINGS, Code
-from atpar.ledger.errors import NonCanonical, ProofInvalid
+from atpar.ledger.errors import ForkFound, NonCanonical, ProofInvalid
+from atpar.ledger.histories import check_one_history
 from atpar.ledger.jsonform import JsonInvalid, operation_name, parse_json, to_json
 from atpar.ledger.limits import MAX_PROOF_BYTES
 from atpar.ledger.proofs import (
@@ -23,6 +26,7 @@ from atpar.ledger.proofs import (
     AccountClaim,
     Claim,
     ExpiryClaim,
+    Opening,
     ProofFile,
     ReceiptClaim,
     RecordClaim,
@@ -42,39 +46,79 @@ _FORMAT_WITHIN: Final = 256
 Described = tuple[dict[str, Any], list[str]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A file that holds, as it is shown."""
+
+    path: Path
+    values: dict[str, Any]
+    lines: list[str]
+    verified: Verified | None
+    """None of an evidence file: it says nothing of the chain's history."""
+
+
 @click.command(name="verify")
-@click.argument("proof", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument(
+    "proofs",
+    metavar="PROOF…",
+    type=click.Path(path_type=Path, dir_okay=False),
+    nargs=-1,
+    required=True,
+)
 @output_options
 @home_option
 @genesis_option
 @pass_state
-def verify_command(state: State, *, proof: Path) -> None:
-    """Check a receipt or proof offline: no node, no network, only the genesis document.
+def verify_command(state: State, *, proofs: tuple[Path, ...]) -> None:
+    """Check receipts or proofs offline: no node, no network, only the genesis document.
 
-    Shows what the proof has shown, and nothing that it has not. A receipt of a refused transaction
-    is a good proof of the refusal. Exit code 6 if the proof does not hold.
+    Shows what each has shown, and nothing that it has not. A receipt of a refused transaction is a
+    good proof of the refusal. Several files must also tell one history. Exit code 6 if a proof does
+    not hold, 8 if two that hold contradict each other: the chain was forked.
 
     Example: atpar verify receipts/3f2a….json --genesis genesis.json
     """
     chain = load_chain(state)
-    data = read_input(proof, max_bytes=2 * MAX_PROOF_BYTES)
-    if EVIDENCE_FORMAT.encode() in data[:_FORMAT_WITHIN]:
-        values, lines = _verify_evidence(proof, data, chain)
-        state.output.show({"file": str(proof), **values}, lines)
+    checked = [_check_file(state, path, chain) for path in proofs]
+    _compare(checked)
+    shown = [({"file": str(each.path), **each.values}, each.lines) for each in checked]
+    if len(shown) == 1:
+        state.output.show(*shown[0])
         return
+    lines = [line for each in checked for line in (f"{each.path}", *each.lines, "")]
+    state.output.show(
+        {"valid": True, "one_history": True, "files": [values for values, _ in shown]},
+        [*lines, f"{TICK} all {len(shown)} tell one history"],
+    )
+
+
+def _check_file(state: State, path: Path, chain: Chain) -> _Checked:
+    data = read_input(path, max_bytes=2 * MAX_PROOF_BYTES)
     try:
+        if EVIDENCE_FORMAT.encode() in data[:_FORMAT_WITHIN]:
+            return _Checked(path, *_verify_evidence(data, chain), None)
         within = _find_proof_within(data)
         verified = verify_proof(decode_proof(within or data), compute_trust_root(chain.document))
     except ProofInvalid as error:
         found = explain(error)
         assert isinstance(found, RefusedByLedger)
         raise RefusedByLedger(
-            f"{proof}: {found.message}", advice=found.advice, code=found.code
+            f"{path}: {found.message}", advice=found.advice, code=found.code
         ) from error
     if within is not None:
-        state.output.warn(f"{proof} is a node's answer: only the proof in it was looked at")
-    values, lines = describe_verified(verified, chain)
-    state.output.show({"file": str(proof), **values}, lines)
+        state.output.warn(f"{path} is a node's answer: only the proof in it was looked at")
+    return _Checked(path, *describe_verified(verified, chain), verified)
+
+
+def _compare(checked: Sequence[_Checked]) -> None:
+    """Check that no two proofs contradict each other."""
+    for one, other in itertools.combinations(checked, 2):
+        if one.verified is None or other.verified is None:
+            continue
+        try:
+            check_one_history(one.verified, other.verified)
+        except ForkFound as error:
+            raise ForkFound(f"{one.path} and {other.path}: {error}") from error
 
 
 def _find_proof_within(data: bytes) -> bytes | None:
@@ -93,18 +137,11 @@ def _find_proof_within(data: bytes) -> bytes | None:
     return json.dumps(value["proof"]).encode()
 
 
-def _verify_evidence(path: Path, data: bytes, chain: Chain) -> Described:
+def _verify_evidence(data: bytes, chain: Chain) -> Described:
     """Check an evidence file, which says so in its first line."""
     from atpar.cli.evidence import check_evidence
 
-    try:
-        return check_evidence(parse_evidence_file(data), chain)
-    except ProofInvalid as error:
-        found = explain(error)
-        assert isinstance(found, RefusedByLedger)
-        raise RefusedByLedger(
-            f"{path}: {found.message}", advice=found.advice, code=found.code
-        ) from error
+    return check_evidence(parse_evidence_file(data), chain)
 
 
 def decode_proof(data: bytes) -> ProofFile:
@@ -137,6 +174,7 @@ def describe_verified(verified: Verified, chain: Chain) -> Described:
         "signers": list(block.signers),
         "validators": block.validators,
         "quorum": block.quorum,
+        **_show_recoveries(verified.epochs),
         **values,
     }
     signed = f"{len(block.signers)} of {block.validators} signed, {block.quorum} are needed"
@@ -150,7 +188,36 @@ def describe_verified(verified: Verified, chain: Chain) -> Described:
             ]
         ),
     ]
-    return shown, [*head, *lines]
+    return shown, [*head, *_draw_recoveries(verified.epochs), *lines]
+
+
+def _show_recoveries(epochs: Sequence[Opening]) -> dict[str, Any]:
+    """Return the recoveries that the proof rests on; nothing at all where there is none."""
+    recoveries = [
+        {
+            "epoch": document.body.epoch,
+            "height": document.body.height,
+            "digest": document.body.digest.hex(),
+            "members": [member.participant for member in document.body.members],
+            "abandoned": [digest.hex() for digest in document.body.abandoned],
+            "signed_by": [signed.participant for signed in document.signatures],
+        }
+        for document in (opening.document for opening in epochs)
+        if document is not None
+    ]
+    return {"recoveries": recoveries} if recoveries else {}
+
+
+def _draw_recoveries(epochs: Sequence[Opening]) -> list[str]:
+    """Say which epochs no block opened: there the proof rests on administrators' words."""
+    lines: list[str] = []
+    for each in _show_recoveries(epochs).get("recoveries", []):
+        lines.append(
+            f"epoch {each['epoch']} was opened by administrators at #{each['height']} "
+            f"{each['digest']}: {', '.join(each['signed_by'])}"
+        )
+        lines += [f"   they abandoned block {digest}" for digest in each["abandoned"]]
+    return lines
 
 
 def _describe_claim(claim: Claim, scales: Mapping[str, int]) -> tuple[str, Described]:

@@ -4,8 +4,12 @@ import json
 
 import pytest
 
+from atpar.ledger.genesis import render_genesis
+from atpar.ledger.proofs import render_proof
 from tests.cli.ceremony import get_sealed
 from tests.cli.helpers import run
+from tests.ledger.epochs import Chain
+from tests.ledger.world import sign_document
 
 HKD = "HKD.JDCL"
 
@@ -161,3 +165,62 @@ def test_proof_inside_an_api_answer_verifies_and_only_that_is_believed(receipt, 
     for text in ('{"proof": null}', '{"proof": {"proof": {}}}', '{"a": [1, 2]}', "{"):
         answer.write_text(text)
         assert desk.run_offline("verify", answer).exit_code == 6
+
+
+# ---- epochs that administrators opened
+
+
+def write_proof(folder, name, chain):
+    """Write what a chain proves, and its genesis document beside it."""
+    (folder / "genesis.json").write_bytes(render_genesis(sign_document(chain.genesis.document)))
+    path = folder / name
+    path.write_bytes(render_proof(chain.prove()))
+    return path
+
+
+def verify(folder, *paths):
+    return run("verify", *paths, "--genesis", folder / "genesis.json", "--json")
+
+
+def test_recovery_on_the_way_is_shown_with_who_signed_it(tmp_path):
+    chain = Chain().end_epoch().extend(1)
+    body = chain.draft(abandoned=(b"\x11" * 32,))
+    chain.recover(chain.sign(body, "ALFA", "BRVO", "CHRL")).extend(1)
+    path = write_proof(tmp_path, "recovered.json", chain)
+    shown = verify(tmp_path, path)
+    assert shown.exit_code == 0, shown.err
+    (recovery,) = shown.json["recoveries"]
+    assert recovery["epoch"] == shown.json["epoch"] == 2
+    assert (recovery["height"], recovery["signed_by"]) == (7, ["ALFA", "BRVO", "CHRL"])
+    text = run("verify", path, "--genesis", tmp_path / "genesis.json").out
+    assert "epoch 2 was opened by administrators at #7" in text
+    assert f"   they abandoned block {'11' * 32}" in text
+
+
+def test_recovery_without_a_quorum_is_refused(tmp_path):
+    chain = Chain().extend(1)
+    step = chain.make_step(chain.sign(chain.draft(), "ALFA", "BRVO"))
+    chain.recover_by("ALFA", "BRVO", "CHRL").extend(1)
+    chain.steps = [step]
+    result = verify(tmp_path, write_proof(tmp_path, "few.json", chain))
+    assert result.exit_code == 6
+    assert result.error["code"] == "PROOF_INVALID"
+    assert "2 signatures, the quorum is 3" in result.error["message"]
+
+
+def test_files_of_one_history_pass_together_and_a_fork_is_found(tmp_path):
+    first = write_proof(tmp_path, "first.json", Chain().extend(1))
+    one = Chain().extend(1).recover_by("ALFA", "BRVO", "CHRL").extend(1)
+    other = Chain().extend(2).recover_by("BRVO", "CHRL", "DLTA").extend(1)
+    paths = [write_proof(tmp_path, f"{i}.json", each) for i, each in enumerate((one, other))]
+    told = verify(tmp_path, first, paths[0])
+    assert told.exit_code == 0, told.err
+    assert told.json["one_history"] is True
+    assert [each["file"] for each in told.json["files"]] == [str(first), str(paths[0])]
+    lines = run("verify", first, paths[1], "--genesis", tmp_path / "genesis.json").out
+    assert "✓ all 2 tell one history" in lines
+    forked = verify(tmp_path, first, *paths)
+    assert forked.exit_code == 8
+    message = forked.error["message"]
+    assert f"{paths[0]} and {paths[1]}: epoch 1 was opened twice" in message
+    assert message.endswith("signed both documents: BRVO, CHRL")
