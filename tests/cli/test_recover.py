@@ -2,6 +2,13 @@
 
 import pytest
 
+from atpar.consensus.records import VoteRecord, encode_record
+from atpar.ledger.certificates import Proposition
+from atpar.ledger.genesis import compute_chain_id, parse_genesis
+from atpar.ledger.votes import Finalize
+from atpar.node.datadir import make_opening
+from atpar.node.journal import open_journal
+from atpar.node.keystore import read_key
 from tests.cli.ceremony import ENVIRONMENT, get_sealed
 from tests.cli.helpers import run
 from tests.cli.test_node import init
@@ -64,3 +71,43 @@ def test_signature_of_a_key_that_is_not_the_administrators_is_refused(homes):
     refused = recover("apply", path, "--home", homes / "CHRL")
     assert refused.exit_code == 6
     assert "CHRL does not verify" in refused.err
+
+
+def vote_above(home, code):
+    """Let a stopped node's journal hold a finalize vote that nobody saw the outcome of."""
+    chain_id = compute_chain_id(parse_genesis((home / "genesis.json").read_bytes()))
+    vote_key = read_key(home / "keys" / "vote.key").public_key
+    opening = make_opening(chain_id=chain_id, participant=code, vote_key=vote_key)
+    journal, _ = open_journal(home / "data" / "votes.journal", opening)
+    vote = Finalize(Proposition(0, 1, 0, b"\x42" * 32), bytes(64))
+    journal.append([encode_record(VoteRecord(vote))])
+    journal.close()
+
+
+def test_node_that_voted_to_finalise_a_block_above_says_so_before_anybody_signs(homes):
+    path = homes / "recovery.json"
+    assert recover("draft", path, "--home", homes / "ALFA").exit_code == 0
+    checked = recover("check", path, "--home", homes / "BRVO", "--json")
+    assert checked.exit_code == 0, checked.err
+    assert (checked.json["abandoned"], checked.json["signed_by"]) == ([], [])
+    vote_above(homes / "BRVO", "BRVO")
+    for code in CODES[:3]:
+        assert sign(path, code, path).exit_code == 0
+    for command in ("check", "apply"):
+        refused = recover(command, path, "--home", homes / "BRVO")
+        assert refused.exit_code == 6
+        assert f"voted to finalise block {'42' * 32} of view 1" in refused.err
+    path.unlink()
+    drafted = recover("draft", path, "--home", homes / "ALFA", "--abandon", "42" * 32, "--json")
+    assert drafted.json["abandoned"] == ["42" * 32]
+    assert recover("check", path, "--home", homes / "BRVO").exit_code == 0
+    for code in CODES[:3]:
+        assert sign(path, code, path).exit_code == 0
+    assert recover("apply", path, "--home", homes / "BRVO").exit_code == 0
+
+
+def test_digest_that_is_none_is_a_wrong_usage(homes):
+    for text in ("42", "zz" * 32, "AB" * 32):
+        drafted = recover("draft", homes / "x.json", "--home", homes / "ALFA", "--abandon", text)
+        assert drafted.exit_code == 2
+        assert "is no block digest" in drafted.err
