@@ -111,7 +111,7 @@ def check_evidence(file: EvidenceFile, chain: Chain) -> tuple[dict[str, Any], li
     epoch, view = get_place(evidence)
     values = {
         "valid": True,
-        "kind": get_kind(evidence),
+        "kind": get_kind(type(evidence)),
         "chain": chain.name,
         "id": compute_evidence_id(evidence).hex(),
         "participant": evidence.participant,

@@ -69,9 +69,9 @@ def _get_pair(evidence: Evidence) -> tuple[Vote, Vote]:
             assert_never(evidence)
 
 
-def get_number(evidence: Evidence) -> int:
+def get_number(kind: type[Evidence]) -> int:
     """Return the number of a kind of evidence, which stands in front of its bytes."""
-    number = type(evidence).__struct_config__.tag
+    number = kind.__struct_config__.tag
     assert isinstance(number, int), number
     return number
 

@@ -608,8 +608,13 @@ def number_key(number: int) -> bytes:
 def evidence_key(evidence: Evidence) -> bytes:
     """Return the key of a piece of evidence: one for each validator, epoch, view and kind."""
     epoch, view = get_place(evidence)
-    kind = get_number(evidence).to_bytes(1, "big")
-    return evidence_prefix(evidence.participant, epoch) + number_key(view) + kind
+    return evidence_place_key(evidence.participant, epoch, view, type(evidence))
+
+
+def evidence_place_key(participant: str, epoch: int, view: int, kind: type[Evidence]) -> bytes:
+    """Return the key of evidence of a kind against a validator in a view."""
+    number = get_number(kind).to_bytes(1, "big")
+    return evidence_prefix(participant, epoch) + number_key(view) + number
 
 
 def evidence_prefix(participant: str, epoch: int) -> bytes:

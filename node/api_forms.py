@@ -564,6 +564,16 @@ class ValidatorsForm(Form, frozen=True):
     """The set of the next epoch, where `set_validators` has fixed another."""
 
 
+class EvidenceRecordForm(Form, frozen=True):
+    """That evidence of this kind, against this validator in this view, stands on the ledger."""
+
+    id: Hash
+    """Of the recorded piece: the same, or one with other blocks."""
+    by: AccountId
+    height: Height
+    recorded_at_ms: TimeMs
+
+
 class EvidenceItem(Form, frozen=True):
     """Two signed messages of one validator that no honest one both sends."""
 
@@ -572,6 +582,9 @@ class EvidenceItem(Form, frozen=True):
     participant: ParticipantCode
     epoch: Count
     view: Count
+    place: str
+    """`participant/epoch/view/kind`: where the ledger has one record at most."""
+    recorded: EvidenceRecordForm | None
 
 
 class EvidenceListForm(Form, frozen=True):
@@ -581,6 +594,15 @@ class EvidenceListForm(Form, frozen=True):
     evidence: tuple[EvidenceItem, ...]
 
 
+class RecordedEvidenceForm(Form, frozen=True):
+    """A page of what stands on the ledger against validators, by participant, epoch and view."""
+
+    read_height: Height
+    evidence: tuple[EvidenceItem, ...]
+    next: str | None
+    """Cursor for `after`; null on the last page."""
+
+
 class EvidenceForm(Form, frozen=True):
     """One piece of evidence with its file."""
 
@@ -588,6 +610,8 @@ class EvidenceForm(Form, frozen=True):
     item: EvidenceItem
     document: EvidenceFile
     """What `atpar verify` checks offline."""
+    proof: ProofFile | None
+    """With `?proof=1`: the record on the ledger at `read_height`, or that there is none."""
 
 
 class PeerForm(Form, frozen=True):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from atpar.ledger import reads
 from atpar.ledger.blocks import Block
@@ -15,10 +15,12 @@ from atpar.ledger.proving import (
     build_account_proof,
     build_expiry_proof,
     build_proof_file,
+    build_record_proof,
     build_solvency_proof,
 )
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import CURRENT, ID_BUCKETS, PARAMS, hour_key
+from atpar.ledger.state import Section
 from atpar.node.api_http import Call
 from atpar.node.gateway import Placement
 from atpar.node.limits import PROOF_BLOCK_CACHE
@@ -124,6 +126,12 @@ def make_expiry_proof(
         finality=_get_finality(call, final.header.height),
     )
     return None if proof is None else _make_file(call, proof)
+
+
+def make_record_proof(call: Call, section: Section[Any], key: bytes) -> ProofFile:
+    """Return the proof of one record in the final state that the call reads, or of its absence."""
+    finality = _get_finality(call, call.final.header.height)
+    return _make_file(call, build_record_proof(call.final.view, section, key, finality))
 
 
 def _make_file(call: Call, proof: Proof) -> ProofFile:

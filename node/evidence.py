@@ -27,7 +27,7 @@ from atpar.ledger.limits import MAX_EPOCH_STEPS, MAX_PROOF_BYTES
 from atpar.ledger.proofs import EpochStep, TrustRoot, follow_epochs
 
 FORMAT: Final = "atpar-evidence/1"
-KINDS: Final = {
+KINDS: Final[dict[type[Evidence], str]] = {
     ConflictingNotarize: "two notarizes for different blocks in one view",
     ConflictingFinalize: "two finalizes for different blocks in one view",
     NullifyFinalize: "a nullify and a finalize in one view",
@@ -51,9 +51,9 @@ def compute_evidence_id(evidence: Evidence) -> bytes:
     return compute_hash(HashTag.PROOF, encode_evidence(evidence))
 
 
-def get_kind(evidence: Evidence) -> str:
+def get_kind(kind: type[Evidence]) -> str:
     """Return the name of a kind of evidence: `conflicting_notarize`."""
-    return operation_name(type(evidence))
+    return operation_name(kind)
 
 
 def build_evidence_file(evidence: Evidence, epochs: tuple[EpochStep, ...]) -> EvidenceFile:

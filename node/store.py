@@ -280,7 +280,7 @@ class Store:
         """Keep evidence, synced; return whether it is new and within its signer's bound."""
         epoch, view = get_place(evidence)
         prefix = b"x" + evidence.participant.encode() + b"\0"
-        place = _HEIGHT.pack(epoch) + _HEIGHT.pack(view) + get_kind(evidence).encode()
+        place = _HEIGHT.pack(epoch) + _HEIGHT.pack(view) + get_kind(type(evidence)).encode()
         known = [key for key, _ in self._engine.scan(prefix)]
         if place in known or len(known) >= MAX_EVIDENCE_PER_VALIDATOR:
             return False

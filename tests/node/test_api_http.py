@@ -85,6 +85,9 @@ async def test_every_route_refuses_a_parameter_that_it_does_not_have(harness: Ha
                 hold="00" * 32,
                 proposal="00" * 32,
                 id="00" * 32,
+                epoch=0,
+                view=3,
+                kind="nullify_finalize",
             )
             response = await harness.client.get(f"{path}?no-such=1")
             problem = check_problem(response, 400, "INVALID_PARAMETER")

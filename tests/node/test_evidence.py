@@ -4,9 +4,19 @@ import json
 
 import pytest
 
+from atpar.ledger.codes import Code
 from atpar.ledger.errors import ProofInvalid
+from atpar.ledger.evidence import Evidence
 from atpar.ledger.jsonform import to_json
-from atpar.ledger.proofs import compute_trust_root
+from atpar.ledger.operations import RecordEvidence
+from atpar.ledger.proofs import (
+    RecordClaim,
+    TrustRoot,
+    compute_trust_root,
+    parse_proof,
+    verify_proof,
+)
+from atpar.ledger.records import RecordedEvidence, evidence_key
 from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote
 from atpar.node.evidence import (
     build_evidence_file,
@@ -128,3 +138,120 @@ async def test_api_lists_evidence_and_gives_the_file() -> None:
     read = parse_evidence_file(json.dumps(answer["document"]).encode())
     assert verify_evidence_file(read, TRUST).epoch == 0
     await harness.get(f"/v1/evidence/{'00' * 32}", 404)
+
+
+# ---- recorded on the ledger
+
+
+AUDITOR = "AUDT/admin"
+
+
+def record(harness: Harness, *pieces: Evidence) -> None:
+    """Record evidence in a block of its own."""
+    gateway, world = harness.gateway, harness.world
+    tx = world.make(*(RecordEvidence(AUDITOR, each) for each in pieces), sender=AUDITOR)
+    gateway.pending[tx.hash] = tx
+    (receipt,) = gateway.produce().receipts
+    assert receipt.code == Code.OK
+
+
+def verify_record(harness: Harness, proof: object) -> RecordClaim:
+    trust = TrustRoot(harness.world.chain_id, harness.world.genesis.validators)
+    verified = verify_proof(parse_proof(json.dumps(proof).encode()), trust)
+    assert isinstance(verified.claim, RecordClaim)
+    assert verified.block.height == harness.world.header.height
+    return verified.claim
+
+
+async def test_api_shows_who_recorded_what_this_node_found() -> None:
+    harness = Harness()
+    evidence = make_pair(blocks=(1, 2))
+    harness.gateway.store.add_evidence(evidence)
+    harness.gateway.produce()
+    (item,) = (await harness.get("/v1/evidence"))["evidence"]
+    assert (item["recorded"], item["place"]) == (None, "BRVO/0/3/conflicting_notarize")
+    # Somebody else brought other blocks of the same view.
+    recorded = make_pair(blocks=(3, 4))
+    record(harness, recorded)
+    (item,) = (await harness.get("/v1/evidence"))["evidence"]
+    assert item["recorded"] == {
+        "id": compute_evidence_id(recorded).hex(),
+        "by": AUDITOR,
+        "height": harness.world.header.height,
+        "recorded_at_ms": harness.world.header.timestamp_ms,
+    }
+
+
+@pytest.mark.parametrize("kind", [Notarize, Finalize, Nullify])
+async def test_a_record_is_read_on_any_node_with_its_proof(kind: type[Vote]) -> None:
+    harness, evidence = Harness(), make_pair(kind)
+    record(harness, evidence)
+    assert (await harness.get("/v1/evidence"))["evidence"] == []
+    (item,) = (await harness.get("/v1/evidence/recorded"))["evidence"]
+    answer = await harness.get(f"/v1/evidence/recorded/{item['place']}")
+    assert (answer["item"], answer["proof"]) == (item, None)
+    read = parse_evidence_file(json.dumps(answer["document"]).encode())
+    assert verify_evidence_file(read, TRUST).epoch == 0
+    assert read.evidence == evidence
+    answer = await harness.get(f"/v1/evidence/recorded/{item['place']}?proof=1")
+    claim = verify_record(harness, answer["proof"])
+    header = harness.world.header
+    expected = RecordedEvidence(evidence, AUDITOR, header.height, header.timestamp_ms)
+    assert claim == RecordClaim("evidence", evidence_key(evidence), expected)
+
+
+async def test_it_is_provable_that_what_was_found_is_not_recorded() -> None:
+    harness, evidence = Harness(), make_pair()
+    harness.gateway.store.add_evidence(evidence)
+    path = f"/v1/evidence/{compute_evidence_id(evidence).hex()}?proof=1"
+    assert (await harness.get(path, 409))["code"] == "NOT_PROVABLE"  # there is no block yet
+    record(harness, make_pair(code="CHRL"))
+    claim = verify_record(harness, (await harness.get(path))["proof"])
+    assert claim == RecordClaim("evidence", evidence_key(evidence), None)
+    record(harness, evidence)
+    assert verify_record(harness, (await harness.get(path))["proof"]).record is not None
+
+
+async def test_records_come_in_pages_in_order_and_by_participant() -> None:
+    harness = Harness()
+    places = [
+        (code, view, kind)
+        for code in ("ALFA", "BRVO")
+        for view in (1, 2, 300)
+        for kind in (Notarize, Finalize, Nullify)
+    ]
+    record(harness, *(make_pair(kind, code=code, view=view) for code, view, kind in places))
+    whole = (await harness.get("/v1/evidence/recorded"))["evidence"]
+    assert [(e["participant"], e["view"]) for e in whole] == [place[:2] for place in places]
+    for start in ("", "?participant=BRVO"):
+        path = f"/v1/evidence/recorded{start}{'&' if start else '?'}limit=4"
+        pages, after = [], ""
+        while after is not None:
+            answer = await harness.get(path + (f"&after={after}" if after else ""))
+            assert len(answer["evidence"]) <= 4
+            pages += answer["evidence"]
+            after = answer["next"]
+        assert pages == [e for e in whole if not start or e["participant"] == "BRVO"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/v1/evidence?proof=1", 400, "INVALID_PARAMETER"),
+        ("/v1/evidence/recorded?after=BRVO", 400, "INVALID_PARAMETER"),
+        ("/v1/evidence/recorded?after=BRVO/0/3/lie", 400, "INVALID_PARAMETER"),
+        ("/v1/evidence/recorded?participant=b", 400, "INVALID_PARAMETER"),
+        ("/v1/evidence/recorded?limit=0", 400, "INVALID_PARAMETER"),
+        ("/v1/evidence/recorded/BRVO/0/3/conflicting_notarize", 404, "NOT_FOUND"),
+        ("/v1/evidence/recorded/BRVO/0/3/conflicting_notarize?proof=1", 404, "NOT_FOUND"),
+        ("/v1/evidence/recorded/brvo/0/3/conflicting_notarize", 400, "INVALID_PARAMETER"),
+        ("/v1/evidence/recorded/BRVO/-1/3/conflicting_notarize", 400, "INVALID_PARAMETER"),
+        (f"/v1/evidence/recorded/BRVO/0/{2**63}/nullify_finalize", 400, "INVALID_PARAMETER"),
+        ("/v1/evidence/recorded/BRVO/0/3/notarize", 400, "INVALID_PARAMETER"),
+        ("/v1/evidence/00?proof=2", 400, "INVALID_PARAMETER"),
+    ],
+)
+async def test_a_question_about_evidence_that_is_wrong_is_told_so(
+    path: str, status: int, code: str
+) -> None:
+    assert (await Harness().get(path, status))["code"] == code
