@@ -198,8 +198,12 @@ class Verifier:
         self._bytes[priority] += sum(piece.size for piece in pieces)
 
     def _take(self, priority: Priority) -> list[_Piece]:
-        """Return the next batch of a priority, empty if nothing of it waits."""
+        """Return the next batch of a priority, empty if nothing of it waits.
+
+        The last ones are smaller, so that a block's signatures end on all workers together.
+        """
         queue = self._queues[priority]
+        most = min(VERIFY_BATCH_SIGNATURES, self._signatures[priority] // self.workers)
         batch: list[_Piece] = []
         signatures = size = 0
         while queue:
@@ -207,7 +211,7 @@ class Verifier:
             if not piece.job.abandoned:
                 signatures += piece.count
                 size += piece.size
-                full = signatures > VERIFY_BATCH_SIGNATURES or size > VERIFY_BATCH_BYTES
+                full = signatures > most or size > VERIFY_BATCH_BYTES
                 if batch and full:
                     break
                 batch.append(piece)

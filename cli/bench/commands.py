@@ -39,9 +39,9 @@ def bench_command() -> None:
 @bench_command.command("verify")
 @click.option("--workers", type=click.IntRange(0, 64), multiple=True, default=(0, 1, 2),
               show_default=True, help="Numbers of worker processes to try.")  # fmt: skip
-@click.option("--signatures", type=click.IntRange(1_000, 1_000_000), default=16_384,
+@click.option("--signatures", type=click.IntRange(1_000, 1_000_000), default=8_192,
               show_default=True, help="In each round.")  # fmt: skip
-@click.option("--rounds", type=click.IntRange(1, 1_000), default=9, show_default=True)
+@click.option("--rounds", type=click.IntRange(1, 1_000), default=16, show_default=True)
 @seed_option
 @profile_option
 @output_options
