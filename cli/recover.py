@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atpar.cli.context import NODE_FILE, State, keys_options, output_options, pass_state
-from atpar.cli.errors import ConfigurationProblem, WrongUsage
+from atpar.cli.errors import ConfigurationProblem, SafetyStop, WrongUsage
 from atpar.cli.files import read_input, write_new, write_over
 from atpar.cli.keyring import KeyRing
 from atpar.cli.output import fields
@@ -96,6 +96,8 @@ def sign(
     """Sign as one validator's administrator, offline.
 
     Compare height and digest with the other parties first: this says that the chain ends there.
+    What was signed is noted beside the key: for one epoch only one document is ever signed, since
+    two could make two histories.
 
     Example: atpar node recover sign recovery.json --participant ALFA --keys keys
     """
@@ -103,6 +105,7 @@ def sign(
 
     given, ring = _read(file), KeyRing(state)
     signer = ring.open(ring.find(governance_key))
+    _note_signing(ring.folder, given, signer.public_key)
     signature = signer.sign(SignKind.RECOVERY, given.chain_id, encode(given.body))
     signed = add_signature(given, participant, signature)
     write_over(out or file, render_recovery(signed))
@@ -229,6 +232,31 @@ def _parse_digest(text: str) -> bytes:
             f"--abandon {text!r} is no block digest", advice="64 hex digits, as `check` prints them"
         )
     return bytes.fromhex(text)
+
+
+def _note_signing(folder: Path, file: "RecoveryFile", key: bytes) -> None:
+    """Note beside a key which document it signs for an epoch, before it does.
+
+    Raises:
+        SafetyStop: it has signed another.
+        ConfigurationProblem: the note cannot be written.
+    """
+    from atpar.node.recover import RecoveryFile, render_recovery
+
+    name = f"recovery-{file.chain_id.hex()[:16]}-{file.body.epoch}-{key.hex()[:16]}.signed.json"
+    path = folder / name
+    note = RecoveryFile(file.format, file.chain_id, file.body, ())
+    if not path.exists():
+        write_new(path, render_recovery(note))
+    before = _read(path)
+    if before != note:
+        raise SafetyStop(
+            f"this key signed another document for epoch {file.body.epoch}: at block "
+            f"{before.body.height} {before.body.digest.hex()}, not {file.body.height} "
+            f"{file.body.digest.hex()}; {path} says which",
+            advice="only if no quorum can have signed the first, and every copy of it is destroyed,"
+            " move that note away yourself",
+        )
 
 
 def _load(home: Path) -> NodeConfig:

@@ -1,5 +1,7 @@
 """`atpar node recover`: drafted on one node, signed by administrators, applied on all."""
 
+import shutil
+
 import pytest
 
 from atpar.consensus.records import VoteRecord, encode_record
@@ -20,6 +22,8 @@ CODES = ("ALFA", "BRVO", "CHRL", "DLTA")
 def homes(tmp_path):
     for code in CODES:
         assert init(tmp_path / code, code=code).exit_code == 0
+        # Keys of one's own: what was signed with them is noted beside them.
+        shutil.copytree(get_sealed() / code, tmp_path / "keys" / code)
     return tmp_path
 
 
@@ -28,7 +32,7 @@ def recover(*args):
 
 
 def sign(path, code, out):
-    keys = get_sealed() / code
+    keys = path.parent / "keys" / code
     return recover("sign", path, "--participant", code, "--keys", keys, "--out", out)
 
 
@@ -65,7 +69,7 @@ def test_signature_of_a_key_that_is_not_the_administrators_is_refused(homes):
         assert sign(path, code, path).exit_code == 0
     wrong = recover(
         "sign", path, "--participant", "CHRL", "--governance-key", "maker", "--keys",
-        get_sealed() / "CHRL",
+        homes / "keys" / "CHRL",
     )  # fmt: skip
     assert wrong.exit_code == 0
     refused = recover("apply", path, "--home", homes / "CHRL")
@@ -91,8 +95,6 @@ def test_node_that_voted_to_finalise_a_block_above_says_so_before_anybody_signs(
     assert checked.exit_code == 0, checked.err
     assert (checked.json["abandoned"], checked.json["signed_by"]) == ([], [])
     vote_above(homes / "BRVO", "BRVO")
-    for code in CODES[:3]:
-        assert sign(path, code, path).exit_code == 0
     for command in ("check", "apply"):
         refused = recover(command, path, "--home", homes / "BRVO")
         assert refused.exit_code == 6
@@ -111,3 +113,21 @@ def test_digest_that_is_none_is_a_wrong_usage(homes):
         drafted = recover("draft", homes / "x.json", "--home", homes / "ALFA", "--abandon", text)
         assert drafted.exit_code == 2
         assert "is no block digest" in drafted.err
+
+
+def test_administrator_signs_one_document_for_an_epoch_however_often(homes):
+    first, second = homes / "first.json", homes / "second.json"
+    assert recover("draft", first, "--home", homes / "ALFA").exit_code == 0
+    drafted = recover("draft", second, "--home", homes / "ALFA", "--abandon", "42" * 32)
+    assert drafted.exit_code == 0
+    for _ in range(2):
+        assert sign(first, "ALFA", first).exit_code == 0
+    before = second.read_bytes()
+    refused = sign(second, "ALFA", second)
+    assert refused.exit_code == 8
+    assert "this key signed another document for epoch 1" in refused.err
+    assert second.read_bytes() == before
+    assert sign(second, "BRVO", second).exit_code == 0
+    (note,) = (homes / "keys" / "ALFA").glob("*.signed.json")
+    note.rename(homes / "moved-away")
+    assert sign(second, "ALFA", second).exit_code == 0
