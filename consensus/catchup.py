@@ -3,7 +3,12 @@
 Needs are declared, not queued: after every step the engine says what it lacks right now, and this
 module keeps one request outstanding per need, in rotation over the peers that should have it. A
 need that is no longer declared is dropped, an answer to a question not asked is ignored, and peers
-that answer "I do not have it" are passed over at once until all were asked.
+that answer "I do not have it" are passed over at once until all were asked. An answer may come
+after the next peer was asked already: over a slow line every answer does.
+
+Ranges of final blocks are fetched from one peer after the other, so that one which answers little,
+or late, holds nobody up. Parts that no certificate proves yet are asked of one peer alone, whose
+word they are; when it falls silent the range begins anew with the others.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +17,9 @@ from dataclasses import dataclass, field
 from atpar.consensus.effects import Send
 from atpar.consensus.messages import BlockRequest, CertificatesRequest, SyncRequest
 from atpar.consensus.types import PeerId
+
+MAX_TURNS_PER_PART = 4
+"""How often the peer that unproven blocks came from is asked to go on, before others are."""
 
 
 @dataclass(slots=True)
@@ -22,7 +30,12 @@ class _Ask:
     due_ms: int
     attempts: int = 0
     asked: PeerId | None = None
+    all_asked: set[PeerId] = field(default_factory=set)
+    """Everyone who was asked: an answer may be late."""
+    unanswered: set[PeerId] = field(default_factory=set)
     refusals: set[PeerId] = field(default_factory=set)
+    turns: int = 0
+    """How often somebody was, or should have been, asked."""
 
 
 @dataclass(slots=True)
@@ -39,6 +52,8 @@ class Needs:
     first_height: int | None = None
     """Final blocks are lacking from this height on."""
     height_hint: PeerId | None = None
+    is_continued: bool = False
+    """Those go on where unproven blocks of the hinted peer end: only it is asked."""
 
     def add_certificates(self, first_view: int, hint: PeerId | None, *, grace_ms: int) -> None:
         """Lack certificates from a view on; the lowest view and the shortest grace win."""
@@ -61,6 +76,8 @@ class CatchUp:
         self._bodies: dict[bytes, _Ask] = {}
         self._certificates: tuple[int, _Ask] | None = None
         self._sync: tuple[int, _Ask] | None = None
+        self._served: PeerId | None = None
+        """Who gave, or failed to give, a range last: the next one is asked of others first."""
 
     def open_epoch(self, epoch: int, members: Sequence[PeerId]) -> None:
         """Forget needs of the epoch before; from now on ask members of this one."""
@@ -101,31 +118,55 @@ class CatchUp:
         for digest, holders in needs.bodies.items():
             if digest not in self._bodies:
                 self._bodies[digest] = _Ask(self._order(holders), now_ms + body_grace_ms)
-        self._certificates = self._renew(
-            self._certificates, needs.first_view, needs.view_hint, now_ms + needs.view_grace_ms
-        )
-        self._sync = self._renew(self._sync, needs.first_height, needs.height_hint, now_ms)
+        self._renew_certificates(needs, now_ms + needs.view_grace_ms)
+        self._renew_sync(needs, now_ms)
 
-    def _renew(
-        self, held: tuple[int, _Ask] | None, first: int | None, hint: PeerId | None, due_ms: int
-    ) -> tuple[int, _Ask] | None:
+    def _renew_certificates(self, needs: Needs, due_ms: int) -> None:
+        held, first, hint = self._certificates, needs.first_view, needs.view_hint
         if first is None:
-            return None
-        if held is not None and held[0] == first:
-            if held[1].attempts == 0:
-                held[1].due_ms = min(held[1].due_ms, due_ms)
-            return held
-        return first, _Ask(self._order(() if hint is None else (hint,)), due_ms)
+            self._certificates = None
+        elif held is None or held[0] != first:
+            self._certificates = first, _Ask(self._order(() if hint is None else (hint,)), due_ms)
+        elif held[1].attempts == 0:
+            held[1].due_ms = min(held[1].due_ms, due_ms)
+
+    def _renew_sync(self, needs: Needs, now_ms: int) -> None:
+        held, first, hint = self._sync, needs.first_height, needs.height_hint
+        if first is None:
+            self._sync = None
+        elif held is None or held[0] != first:
+            order = self._order_sync(hint, is_continued=needs.is_continued)
+            self._sync = first, _Ask(order, now_ms)
+
+    def _order_sync(self, hint: PeerId | None, *, is_continued: bool) -> tuple[PeerId, ...]:
+        """Whom to ask for a range: the hinted one first, whoever served last at the end."""
+        hinted = () if hint is None else (hint,)
+        if is_continued:
+            return hinted
+        served = self._served
+        at = self._members.index(served) + 1 if served in self._members else 0
+        turned = (*self._members[at:], *self._members[:at])
+        first = () if hint == served else hinted
+        return tuple(dict.fromkeys((*first, *turned, *hinted)))
 
     def is_wanted(self, digest: bytes) -> bool:
         """Return whether a block is lacking."""
         return digest in self._bodies
 
     def get_sync_height(self, peer: PeerId) -> int | None:
-        """Return the height from which this peer was asked for final blocks last."""
-        if self._sync is None or self._sync[1].asked != peer:
+        """Return the height from which this peer was asked for final blocks."""
+        if self._sync is None or peer not in self._sync[1].all_asked:
             return None
         return self._sync[0]
+
+    def note_served(self, peer: PeerId) -> None:
+        """Note that a peer gave a range, or failed in the middle of one."""
+        self._served = peer
+
+    @property
+    def is_sync_stuck(self) -> bool:
+        """Whether the peer that unproven blocks came from has not gone on for several turns."""
+        return self._sync is not None and self._sync[1].turns > MAX_TURNS_PER_PART
 
     def refuse_body(self, digest: bytes, peer: PeerId, now_ms: int) -> None:
         """Note that a peer does not have a wanted block, or sent another: ask the next."""
@@ -139,9 +180,7 @@ class CatchUp:
     def refuse_sync(self, peer: PeerId, now_ms: int) -> bool:
         """Note that an asked peer has no final blocks. Return whether all were asked in vain."""
         assert self._sync is not None
-        ask = self._sync[1]
-        self._pass_over(ask, peer, now_ms)
-        return not ask.refusals
+        return self._pass_over(self._sync[1], peer, now_ms)
 
     def poll(self, now_ms: int) -> list[Send]:
         """Return the requests that are due now."""
@@ -184,23 +223,33 @@ class CatchUp:
             return None
         ask.due_ms = now_ms + self._retry_ms
         count = len(ask.candidates)
+        if ask.turns and ask.turns % count == 0:
+            # Who did not have it may have it by now, while others do not answer at all.
+            ask.refusals.clear()
+        ask.turns += 1
         for step in range(count):
             peer = ask.candidates[(ask.attempts + step) % count]
             if peer in self._connected and peer not in ask.refusals:
                 ask.attempts += step + 1
                 ask.asked = peer
+                ask.all_asked.add(peer)
+                ask.unanswered.add(peer)
                 return peer
         ask.asked = None
         ask.refusals.clear()
         return None
 
-    def _pass_over(self, ask: _Ask, peer: PeerId, now_ms: int) -> None:
-        if ask.asked != peer:
-            return
-        ask.asked = None
+    def _pass_over(self, ask: _Ask, peer: PeerId, now_ms: int) -> bool:
+        """Ask the next instead of a peer that refused. Return whether all were asked in vain."""
+        if peer not in ask.unanswered:
+            return False
+        ask.unanswered.discard(peer)
         ask.refusals.add(peer)
-        if all(p in ask.refusals for p in ask.candidates if p in self._connected):
+        if ask.asked not in (None, peer):
+            return False
+        ask.asked = None
+        is_vain = all(p in ask.refusals for p in ask.candidates if p in self._connected)
+        ask.due_ms = now_ms + self._retry_ms if is_vain else now_ms
+        if is_vain:
             ask.refusals.clear()
-            ask.due_ms = now_ms + self._retry_ms
-        else:
-            ask.due_ms = now_ms
+        return is_vain

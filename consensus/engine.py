@@ -339,6 +339,7 @@ class Engine(EpochState):
         if self.ahead is not None:
             self._needs.first_height = self.chain.tip.height + 1 + self._held
             self._needs.height_hint = self.ahead
+            self._needs.is_continued = self._held > 0
         self._catchup.declare(self._needs, self.now_ms, body_grace_ms=self.pace.delta_ms // 2)
 
     def _certify(self) -> None:
@@ -426,6 +427,7 @@ class Engine(EpochState):
         closes = path[-1].info.height == self.boundary_height
         self._out.append(Commit(target, tuple(body.info for body in path), closes))
         chain.advance(path[-1], target)
+        self._held = 0
         self._dirty = True
         self.is_closed = closes
 

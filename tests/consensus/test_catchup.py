@@ -344,6 +344,100 @@ def test_range_parts_past_the_bound_are_given_up(monkeypatch: pytest.MonkeyPatch
     assert solo.told(asked, SyncRequest)[-1] == SyncRequest(0, 11)
     solo.hear(asked, SyncResponse(11, (blocks[10],), None))
     assert solo.sent(SyncRequest)[-1] == SyncRequest(0, 1)
+    assert solo.told(asked, SyncRequest)[-1] == SyncRequest(0, 11)
+
+
+def fork(solo: Solo, count: int) -> tuple[bytes, ...]:
+    """Return blocks that link to the tip, and that nobody ever proposed."""
+    blocks: list[bytes] = []
+    parent = GENESIS
+    for height in range(1, count + 1):
+        blocks.append(solo.block(100 + height, height=height, parent=parent))
+        parent = digest_of(blocks[-1])
+    return tuple(blocks)
+
+
+def test_part_of_one_peer_is_never_held_against_another() -> None:
+    """A liar sends blocks that nothing proves, and falls silent: the range begins anew."""
+    solo = Solo()
+    blocks, liar = start_sync(solo)
+    solo.hear(liar, SyncResponse(1, fork(solo, 3), None))
+    assert solo.sent(SyncRequest)[-1] == SyncRequest(0, 4)
+    while solo.sent(SyncRequest)[-1] == SyncRequest(0, 4):
+        assert solo.told(liar, SyncRequest)[-1] == SyncRequest(0, 4)
+        solo.wait(500)
+    honest = [name for name in solo.others if name != liar and solo.told(name, SyncRequest)]
+    assert len(honest) == 1
+    assert solo.told(honest[0], SyncRequest)[-1] == SyncRequest(0, 1)
+    final = solo.finalization(solo.about(25, blocks[24]))
+    solo.hear(honest[0], SyncResponse(1, tuple(blocks[:25]), final))
+    judge_all(solo)
+    assert solo.committed() == list(range(1, 26))
+    assert solo.dropped() == []
+
+
+@pytest.mark.parametrize("how", ["empty", "broken"])
+def test_part_that_does_not_go_on_begins_anew_with_another_peer(how: str) -> None:
+    solo = Solo()
+    blocks, liar = start_sync(solo)
+    solo.hear(liar, SyncResponse(1, fork(solo, 3), None))
+    solo.hear(liar, SyncResponse(4, () if how == "empty" else (blocks[3],), None))
+    assert solo.dropped() == ([] if how == "empty" else [liar])
+    assert solo.told(liar, SyncRequest)[-1] == SyncRequest(0, 4)
+    assert solo.sent(SyncRequest)[-1] == SyncRequest(0, 1)
+
+
+def test_answer_that_comes_after_the_next_peer_was_asked_is_taken() -> None:
+    """Over a slow line every range comes later than the next request goes out."""
+    solo = Solo()
+    blocks, asked = start_sync(solo)
+    solo.wait(500)
+    assert len(solo.sent(SyncRequest)) == 2
+    final = solo.finalization(solo.about(25, blocks[24]))
+    solo.hear(asked, SyncResponse(1, tuple(blocks[:25]), final))
+    judge_all(solo)
+    assert solo.committed() == list(range(1, 26))
+
+
+def test_ranges_are_asked_of_one_peer_after_the_other() -> None:
+    """Or a peer that answers with one block, as late as it may, would hold us back for good."""
+    solo = Solo()
+    blocks, asked = start_sync(solo)
+    served = []
+    for height in range(1, 5):
+        served.append(asked)
+        final = solo.finalization(solo.about(height, blocks[height - 1]))
+        solo.hear(asked, SyncResponse(height, (blocks[height - 1],), final))
+        judge_all(solo)
+        asked = next(
+            name
+            for name in solo.others
+            if SyncRequest(0, height + 1) in solo.told(name, SyncRequest)
+        )
+    assert sorted(served[:3]) == sorted(solo.others)
+    assert served[3] == served[0]
+
+
+def test_peers_that_had_nothing_are_asked_again_while_another_is_silent() -> None:
+    solo = Solo()
+    _, silent = start_sync(solo)
+    others = [name for name in solo.others if name != silent]
+    solo.wait(500)
+    for _ in others:
+        asked = next(n for n in others if len(solo.told(n, SyncRequest)) == 1)
+        solo.hear(asked, SyncResponse(1, (), None))
+        others.remove(asked)
+    for _ in range(6):
+        solo.wait(500)
+    assert all(len(solo.told(name, SyncRequest)) > 1 for name in solo.others)
+
+
+def test_repeated_refusals_ask_nobody_again() -> None:
+    solo = Solo()
+    _, asked = start_sync(solo)
+    for _ in range(5):
+        solo.hear(asked, SyncResponse(1, (), None))
+    assert len(solo.sent(SyncRequest)) == 2
 
 
 def test_range_with_a_forged_certificate_drops_the_peer_and_asks_another() -> None:

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 import pytest
 
 from atpar.consensus.effects import AlarmKind
-from atpar.consensus.messages import Message, Proposal
+from atpar.consensus.messages import Message, Proposal, SyncResponse
 from atpar.ledger.transactions import Transaction
 from tests.sim.byzantine.blocks import rebuild
+from tests.sim.byzantine.catch_up_poisoner import CatchUpPoisoner
 from tests.sim.byzantine.invalid_transaction import InvalidTransaction
+from tests.sim.byzantine.outdated_answers import OutdatedAnswers
 from tests.sim.clock import MAX_PLANNED_EVENTS, Timeline
 from tests.sim.cluster import Cluster, Machine, MachineStore
 from tests.sim.crypto import Keyring
@@ -116,3 +118,39 @@ def test_storm_of_messages_is_reported_before_it_fills_the_memory() -> None:
         timeline.at(1, print)
     with pytest.raises(OverflowError, match="a storm"):
         timeline.at(1, print)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_validator_that_catches_up_holds_no_liars_blocks_against_the_honest(seed: int) -> None:
+    """A liar answers the question for final blocks with some of its own and falls silent."""
+    bench = Bench()
+    cluster = bench.cluster
+    cluster.crash("DLTA")
+    bench.pay(40)
+    # The first one that DLTA asks.
+    liar, late = cluster.machines["ALFA"], cluster.machines["DLTA"]
+    liar.actor = CatchUpPoisoner(cluster, liar, random.Random(seed))
+    cluster.boot(late)
+    assert cluster.run(6_000, until=lambda: late.height >= cluster.machines["BRVO"].height)
+    assert [peer for peer, _ in late.faults if peer != "ALFA"] == []
+
+
+class Miser(OutdatedAnswers):
+    """Gives one block at a time, as late as it may without being passed over."""
+
+    def rewrite(self, peer: str | None, message: Message) -> Iterable[tuple[str | None, Message]]:
+        if isinstance(message, SyncResponse) and message.blocks:
+            self.send_later(480, peer, *self.pack(self.shorten(message)))
+        else:
+            yield peer, message
+
+
+def test_peer_that_gives_little_and_late_does_not_hold_up_whoever_catches_up() -> None:
+    bench = Bench()
+    cluster = bench.cluster
+    cluster.crash("DLTA")
+    bench.pay(60)
+    liar, late = cluster.machines["ALFA"], cluster.machines["DLTA"]
+    liar.actor = Miser(cluster, liar, random.Random(0))
+    cluster.boot(late)
+    assert cluster.run(2_000, until=lambda: late.height >= cluster.machines["BRVO"].height)
