@@ -5,7 +5,7 @@ the business of `node/service.py`; here are the preparations, and checks that to
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -42,7 +42,6 @@ from atpar.node.config import (
     NetworkSection,
     NodeConfig,
     NodeSection,
-    compute_timing,
     load_config,
     render_config,
 )
@@ -166,7 +165,7 @@ def init(
             raise KeystoreProblem(
                 f"key {vote_key} is {public_key.hex()}, the genesis document registers"
                 f" {seat['vote_key'].hex()} for {participant}",
-                advice="use --vote-key NAME or --keys DIR",
+                advice="use --vote-key NAME or --keys DIR; --joins, if a later epoch registers it",
             )
         key_bytes = read_input(key.stored.path)
     _make_folders(home)
@@ -209,7 +208,7 @@ def _begin_store_anew(state: State, home: Path, participant: str, document: byte
             f" {genesis.document.name}",
             advice="use another --home",
         )
-    data, vote_key = config.node.data, _find_seat(genesis, participant)["vote_key"]
+    data, vote_key = config.node.data, _find_first_key(config, genesis)
     if (data / STORE_NAME).exists():
         raise ConfigurationProblem(
             f"{home} is a node already", advice="`atpar node check` shows its configuration"
@@ -235,6 +234,33 @@ def _begin_store_anew(state: State, home: Path, participant: str, document: byte
             f"next: atpar node run --home {home}; it fetches the chain from the others",
         ],
     )
+
+
+def _find_first_key(config: NodeConfig, genesis: Genesis) -> bytes | None:
+    """Return the vote key that a store at genesis goes with: genesis's own, or a newcomer's.
+
+    None of an observer. Later keys follow as the node fetches the chain; until then it is expected
+    to hold another, which `node.joins` says.
+
+    Raises:
+        ConfigurationProblem: `node.joins` is needed and not set.
+    """
+    from atpar.node.errors import StartRefused
+    from atpar.node.seats import check_vote_keys, find_seat
+
+    try:
+        seat = find_seat(genesis, None, config)
+        if not seat.votes:
+            return None
+        held = read_key(Path(config.keys.vote)).public_key if ":" not in config.keys.vote else None
+        if held is not None:
+            check_vote_keys(seat, [held], config)
+    except StartRefused as error:
+        raise ConfigurationProblem(
+            str(error),
+            advice="where a later epoch registers it, set node.joins = true until it is there",
+        ) from error
+    return seat.vote_key or held
 
 
 def _build_genesis(data: bytes) -> Genesis:
@@ -322,11 +348,12 @@ def _make_data(folder: Path, genesis: Genesis, participant: str, vote_key: bytes
 
     A store without a journal may be one whose journal was lost: that is refused, never mended.
     """
+    from atpar.cli.nodecheck import check_data
     from atpar.node.datadir import JOURNAL_NAME, STORE_NAME, create_data
 
     wanted = [folder / STORE_NAME] + ([] if vote_key is None else [folder / JOURNAL_NAME])
     if all(path.exists() for path in wanted):
-        list(_check_data(folder, genesis, participant, vote_key))
+        list(check_data(folder, genesis, participant, vote_key))
     else:
         create_data(folder, genesis, participant=participant, vote_key=vote_key)
 
@@ -437,10 +464,13 @@ def _find_passphrase(state: State, keys: KeysSection, given: Path | None) -> str
 def check(state: State, /, *, home: Path, **overrides: Any) -> None:
     """Show the effective configuration with the origin of each value, and check what it names.
 
-    Changes nothing and needs no passphrase; the node may be running.
+    Changes nothing and needs no passphrase. The node may be running; but then its store cannot be
+    read, and keys and certificates are compared with the genesis document.
 
     Example: atpar node check --home alfa
     """
+    from atpar.cli.nodecheck import check_home
+
     loaded = _load(home, overrides)
     settings = [
         {"key": key, "value": _plain(value), "origin": origin}
@@ -450,7 +480,8 @@ def check(state: State, /, *, home: Path, **overrides: Any) -> None:
     if not state.output.as_json:
         state.output.show({}, [*table(("key", "value", "from"), rows), ""])
     checks = []
-    for name, detail in _check_all(loaded):
+    genesis = _build_genesis(read_input(loaded.config.node.genesis))
+    for name, detail in check_home(loaded, genesis):
         checks.append({"check": name, "detail": detail})
         state.output.done(f"{name}: {detail}")
     state.output.show(
@@ -466,68 +497,6 @@ def _shown(value: object) -> object:
     if isinstance(value, dict):
         return ", ".join(f"{key}={item}" for key, item in value.items()) or None
     return value
-
-
-def _check_all(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
-    """Yield (what, finding) for each thing that is in order; the first that is not raises."""
-    from atpar.node.identity import Roots, check_own_leaf
-
-    config = loaded.config
-    genesis = _build_genesis(read_input(config.node.genesis))
-    name = genesis.document.name
-    yield "genesis", f"chain {name}, {len(genesis.document.validators)} validators, sealed"
-    if config.node.joins:
-        yield from _check_joining(config, genesis)
-        return
-    seat = _find_seat(genesis, config.node.participant)
-    kind = "observer" if seat["vote_key"] is None else "validator"
-    yield "participant", f"{config.node.participant} is {kind} of this chain"
-    timing = compute_timing(config, genesis.document.params)
-    finding = f"leader {timing.leader_timeout_ms} ms, advance {timing.advance_timeout_ms} ms"
-    yield "timeouts", f"{finding}, skip {timing.skip_timeout_ms} ms"
-    if seat["vote_key"] is not None and ":" not in config.keys.vote:
-        stored = read_key(Path(config.keys.vote))
-        if stored.public_key != seat["vote_key"]:
-            raise KeystoreProblem(
-                f"keys.vote is {stored.public_key.hex()}, the genesis document registers"
-                f" {seat['vote_key'].hex()}",
-                advice="put the registered vote key in place",
-            )
-        yield "vote key", stored.public_key.hex()
-    roots = Roots([(config.node.participant, seat["root_certificate"].encode())])
-    leaf = check_own_leaf(roots, config.node.participant, config.keys.tls_certificate)
-    yield "TLS", f"leaf of the registered root, valid until {leaf.not_valid_after_utc:%Y-%m-%d}"
-    yield from _check_data(config.node.data, genesis, config.node.participant, seat["vote_key"])
-
-
-def _check_joining(config: NodeConfig, genesis: Genesis) -> Iterator[tuple[str, str]]:
-    """Yield what can be checked of a node whose seat only a later epoch names."""
-    yield "participant", f"{config.node.participant} joins in a later epoch"
-    if ":" not in config.keys.vote:
-        key = read_key(Path(config.keys.vote)).public_key
-        yield "vote key", key.hex()
-        yield from _check_data(config.node.data, genesis, config.node.participant, key)
-
-
-def _check_data(
-    folder: Path, genesis: Genesis, participant: str, vote_key: bytes | None
-) -> Iterator[tuple[str, str]]:
-    from atpar.node.datadir import JOURNAL_NAME, STORE_NAME, make_opening
-    from atpar.node.errors import JournalMissing, StoreMissing
-    from atpar.node.journal import check_opening, replay
-
-    store, journal = folder / STORE_NAME, folder / JOURNAL_NAME
-    if not store.is_dir():
-        raise StoreMissing(f"{store}: there is no database yet")
-    yield "store", str(store)
-    if vote_key is None:
-        return
-    if not journal.is_file():
-        raise JournalMissing(f"{journal}: there is no journal")
-    found = replay(journal.read_bytes())
-    opening = make_opening(chain_id=genesis.chain_id, participant=participant, vote_key=vote_key)
-    check_opening(found, opening)
-    yield "journal", f"{len(found.records)} records, whole"
 
 
 # ---- status

@@ -52,6 +52,13 @@ def read_sets(store: Store) -> Sets:
     )
 
 
+def get_genesis_sets(genesis: Genesis) -> Sets:
+    """Return the sets as genesis founded them: what is known without a store."""
+    current = genesis.overlay.get(VALIDATORS, CURRENT)
+    assert current is not None, "genesis names the validators"
+    return Sets(current=current, following=None, former=None)
+
+
 # ---- this node
 
 
@@ -67,15 +74,17 @@ class Seat:
     """Every vote key of it that any epoch up to the next one names."""
 
 
-def find_seat(genesis: Genesis, store: Store, config: NodeConfig) -> Seat:
-    """Return this node's seat.
+def find_seat(genesis: Genesis, store: Store | None, config: NodeConfig) -> Seat:
+    """Return this node's seat, as of the store's final block; without a store, as of genesis.
 
     Raises:
         StartRefused: neither genesis nor any epoch up to the next one names it.
     """
-    own, sets = config.node.participant, read_sets(store)
-    epochs = [entry.validators.members for entry in store.list_epochs()]
-    members = [m for each in epochs for m in each] + sets.list_members()
+    own = config.node.participant
+    sets = get_genesis_sets(genesis) if store is None else read_sets(store)
+    epochs = [] if store is None else store.list_epochs()
+    members = [member for entry in epochs for member in entry.validators.members]
+    members += sets.list_members()
     keys = [member.vote_key for member in members if member.participant == own]
     current = [m.vote_key for m in sets.current.members if m.participant == own]
     if keys or config.node.joins:

@@ -6,8 +6,18 @@ import stat
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
+from atpar.ledger.commitment import commit_state
+from atpar.ledger.epochs import open_epoch
+from atpar.ledger.genesis import compute_chain_id, parse_genesis
+from atpar.ledger.records import ValidatorSet, identify_validators
+from atpar.ledger.recovery import RecoveryBody, RecoveryDocument
+from atpar.ledger.state import Overlay
 from atpar.node.config import load_config
+from atpar.node.datadir import open_chain
+from atpar.node.keystore import read_key
+from atpar.node.seats import read_sets
 from tests.cli.ceremony import ENVIRONMENT, get_sealed
 from tests.cli.helpers import FAST, answering, run
 
@@ -292,3 +302,103 @@ def test_answers_that_are_no_status_end_with_their_code(status, body, code):
     result = run("node", "status", transport=httpx.MockTransport(handle))
     assert result.exit_code == code
     assert "what to do:" in result.err
+
+
+# ---- keys that changed since genesis
+
+
+def rotate(home, name):
+    """Let the node's store have verified an epoch in which its vote key is another."""
+    store = open_chain(home / "data", chain_id=get_chain_id(home))
+    try:
+        sets = read_sets(store)
+        key = read_key(home / "keys" / name).public_key
+        members = tuple(
+            replace(member, vote_key=key) if member.participant == "ALFA" else member
+            for member in sets.current.members
+        )
+        opened = ValidatorSet(1, members)
+        overlay = Overlay(store.get_final().view)
+        open_epoch(overlay, opened)
+        commit_state(overlay)
+        identity = identify_validators(opened)
+        body = RecoveryBody(1, 0, store.position.digest, identity.members, ())
+        store.write_recovery(RecoveryDocument(body, ()), overlay, sets=None)
+    finally:
+        store.close()
+
+
+def get_chain_id(home):
+    return compute_chain_id(parse_genesis((home / "genesis.json").read_bytes()))
+
+
+@pytest.fixture
+def rotated(home):
+    """A home whose vote key is `next.key` since epoch 1; `vote.key` is still genesis's."""
+    made = run("keys", "new", "next", *FAST, "--keys", home / "keys", environment=ENVIRONMENT)
+    assert made.exit_code == 0, made.err
+    rotate(home, "next.key")
+    return home
+
+
+def check(home, **environment):
+    return run("node", "check", "--home", home, "--json", environment=environment)
+
+
+def test_check_compares_the_vote_key_with_the_newest_verified_set(rotated):
+    keys = rotated / "keys"
+    registered = read_key(keys / "next.key").public_key.hex()
+    stale = check(rotated)
+    assert stale.exit_code == 4
+    assert f"{registered} is registered in epoch 1 at height 0" in stale.error["message"]
+    waiting = check(rotated, ATPAR_KEYS__NEXT_VOTE="keys/next.key")
+    assert waiting.exit_code == 0, waiting.err
+    (keys / "vote.key").rename(keys / "old.key")
+    (keys / "next.key").rename(keys / "vote.key")
+    found = check(rotated)
+    assert found.exit_code == 0, found.err
+    details = {entry["check"]: entry["detail"] for entry in found.json["checks"]}
+    assert details["vote key"] == registered
+    assert details["participant"] == "ALFA is validator of this chain, in epoch 1 at height 0"
+
+
+def test_check_of_a_running_node_says_that_genesis_is_all_it_can_read(rotated):
+    keys = rotated / "keys"
+    (keys / "vote.key").rename(keys / "old.key")
+    (keys / "next.key").rename(keys / "vote.key")
+    store = open_chain(rotated / "data", chain_id=get_chain_id(rotated))
+    try:
+        found = check(rotated)
+    finally:
+        store.close()
+    assert found.exit_code == 0, found.err
+    details = {entry["check"]: entry["detail"] for entry in found.json["checks"]}
+    assert details["vote key"].endswith(
+        "not the one registered by the genesis document: a later epoch may say so"
+    )
+
+
+def test_store_begun_anew_after_a_rotation_says_that_the_node_joins(rotated):
+    keys, data = rotated / "keys", rotated / "data"
+    (keys / "vote.key").rename(keys / "old.key")
+    (keys / "next.key").rename(keys / "vote.key")
+    (data / "chain.db").rename(data / "chain.db.damaged")
+    refused = init(rotated)
+    assert refused.exit_code == 3
+    assert "set node.joins = true until it is there" in refused.err
+    toml = rotated / "node.toml"
+    toml.write_text(toml.read_text().replace("[node]", "[node]\njoins = true", 1))
+    again = init(rotated)
+    assert again.exit_code == 0, again.err
+    assert "votes.journal kept" in again.out
+    assert check(rotated).exit_code == 0
+
+
+def test_newcomer_begins_its_store_anew(tmp_path):
+    keys, home = tmp_path / "keys", tmp_path / "echo"
+    assert run("keys", "new", "vote", *FAST, "--keys", keys, environment=ENVIRONMENT).exit_code == 0
+    assert init(home, "--joins", code="ECHO", keys=keys).exit_code == 0
+    (home / "data" / "chain.db").rename(home / "data" / "chain.db.damaged")
+    again = init(home, code="ECHO", keys=keys)
+    assert again.exit_code == 0, again.err
+    assert check(home).exit_code == 0
