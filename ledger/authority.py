@@ -71,7 +71,7 @@ from atpar.ledger.records import (
 from atpar.ledger.records import Hold as HoldRecord
 from atpar.ledger.roles import INDEPENDENT_ROLES
 from atpar.ledger.state import View
-from atpar.ledger.transactions import VERSION, Body, Transaction
+from atpar.ledger.transactions import VERSION, Body, Signature, Transaction
 from atpar.ledger.types import GOVERNANCE, Role, admin_of, participant_of
 from atpar.ledger.values import find_value_fault
 
@@ -93,12 +93,13 @@ def check_entry(
     view: View, tx: Transaction, *, chain_id: bytes, now_ms: int, params: Params
 ) -> Unresolved:
     """As `check_admission`; return the operations that cannot but fail on this state."""
-    _check_form(tx, chain_id=chain_id)
-    _check_window(tx.body, now_ms=now_ms, max_window_ms=params.max_window_ms)
-    used = find_tx_record(view, tx.body.sender, tx.body.tx_id)
+    _check_form(tx, chain_id)
+    body = tx.body
+    _check_window(body, now_ms, params.max_window_ms)
+    used = find_tx_record(view, body.sender, body.tx_id)
     if used is not None:
-        raise Refused(Code.ID_REUSED, f"id {tx.body.tx_id.hex()} was used at height {used.height}")
-    fault = find_value_fault(tx.body.ops)
+        raise Refused(Code.ID_REUSED, f"id {body.tx_id.hex()} was used at height {used.height}")
+    fault = find_value_fault(body.ops)
     if fault is not None:
         raise fault
     return check_authorised(view, tx)
@@ -118,8 +119,8 @@ def get_validators(view: View) -> ValidatorSet:
     return validators
 
 
-def _check_form(tx: Transaction, *, chain_id: bytes) -> None:
-    body = tx.body
+def _check_form(tx: Transaction, chain_id: bytes) -> None:
+    body, signatures = tx.body, tx.signatures
     if len(tx.raw) > MAX_TRANSACTION_BYTES:
         raise Refused(Code.TOO_LARGE, f"{len(tx.raw)} bytes, at most {MAX_TRANSACTION_BYTES}")
     if body.version != VERSION:
@@ -135,11 +136,15 @@ def _check_form(tx: Transaction, *, chain_id: bytes) -> None:
             Code.TOO_MANY_OPERATIONS,
             f"{len(body.ops)} operations, at most {MAX_OPS_PER_TRANSACTION}",
         )
-    signatures = tx.signatures
     if len(signatures) > MAX_SIGNATURES:
         raise Refused(
             Code.TOO_MANY_SIGNATURES, f"{len(signatures)} signatures, at most {MAX_SIGNATURES}"
         )
+    if len(signatures) > 1:
+        _check_order(signatures)
+
+
+def _check_order(signatures: Sequence[Signature]) -> None:
     previous = b""
     for position, signature in enumerate(signatures):
         if signature.key <= previous:
@@ -147,7 +152,7 @@ def _check_form(tx: Transaction, *, chain_id: bytes) -> None:
         previous = signature.key
 
 
-def _check_window(body: Body, *, now_ms: int, max_window_ms: int) -> None:
+def _check_window(body: Body, now_ms: int, max_window_ms: int) -> None:
     first, last = body.valid_from_ms, body.valid_until_ms
     if not 0 <= last - first <= max_window_ms:
         raise Refused(
@@ -286,16 +291,14 @@ def _is_plainly_authorised(view: View, tx: Transaction) -> bool:
     account = view.get(ACCOUNTS, sender.encode())
     if account is None:
         return False
-    policy, signatures = account.policy, tx.signatures
-    if len(signatures) == 1:
-        key = signatures[0].key
-        return any(e.key == key and e.weight >= policy.threshold for e in policy.keys)
-    weights = {entry.key: entry.weight for entry in policy.keys}
-    weight = 0
-    for signature in signatures:
-        if signature.key not in weights:
+    policy, weight = account.policy, 0
+    for signature in tx.signatures:
+        for entry in policy.keys:
+            if entry.key == signature.key:
+                weight += entry.weight
+                break
+        else:
             return False
-        weight += weights[signature.key]
     return weight >= policy.threshold
 
 

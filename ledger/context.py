@@ -38,6 +38,7 @@ class Context:
         "now_ms",
         "op_index",
         "overlay",
+        "payer",
         "postings",
         "suspensions",
         "tx",
@@ -53,6 +54,9 @@ class Context:
         self.postings: list[Posting] = []
         self.suspensions: dict[str, bool] = {}
         """Participants looked up so far in this block, and whether they are suspended."""
+        self.payer: tuple[str, str, Asset, Account] | None = None
+        """Account id, asset code and records of the last payment's debtor, who may pay: kept as
+        long as one payment follows another, since payments change no account and no asset."""
         self.departed: list[str] = []
         """Accounts of which something ended in this transaction: closing ones may end."""
         self.tx: Transaction | None = None

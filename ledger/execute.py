@@ -39,7 +39,7 @@ from atpar.ledger.governance import (
     begin_epoch,
 )
 from atpar.ledger.holds import apply_assign, apply_capture, apply_hold
-from atpar.ledger.ids import drop_expired_ids, record_id
+from atpar.ledger.ids import IdLog, drop_expired_ids
 from atpar.ledger.limits import MAX_BLOCK_OPS, MAX_BLOCK_SIGNATURES
 from atpar.ledger.members import (
     activate_recoveries,
@@ -132,7 +132,14 @@ APPLY: Final[dict[type[Operation], Callable[[Context, Any], None]]] = {
 
 
 def _apply(context: Context, op: Operation) -> None:
+    """Apply one operation of a transaction or of a bundle."""
+    if type(op) is Transfer:
+        apply_transfer(context, op)
+        return
+    # Whatever else it is may change what is known about the last payer.
+    context.payer = None
     APPLY[type(op)](context, op)
+    context.payer = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +190,7 @@ class _Run:
         self._bytes = BLOCK_OVERHEAD_BYTES
         self._ops = 0
         self._signatures = 0
+        self._ids = IdLog(self.overlay, height=height)
         drop_expired_ids(self.overlay, now_ms=now_ms, retention_ms=self.params.tx_id_retention_ms)
 
     def measure(self, tx: Transaction) -> tuple[int, int]:
@@ -215,6 +223,7 @@ class _Run:
         overlay.checkpoint()
         context.tx = tx
         context.tx_index = len(self.transactions)
+        context.payer = None
         posted = len(context.postings)
         code, failed_op, index = 0, None, 0
         try:
@@ -222,7 +231,7 @@ class _Run:
                 if index in unresolved:
                     raise unresolved[index]
                 context.op_index = index
-                APPLY[type(op)](context, op)
+                _apply(context, op)
             if context.departed:
                 end_closing_accounts(context)
         except Refused as refusal:
@@ -233,7 +242,7 @@ class _Run:
             context.bundle_entry = None
             code, failed_op = int(refusal.code), index
         assert failed_op is None or code >= FIRST_RECEIPT_CODE, code
-        record_id(overlay, tx, height=context.height, index=context.tx_index)
+        self._ids.record(tx, context.tx_index)
         self._bytes += len(tx.raw) + TRANSACTION_OVERHEAD_BYTES
         self._ops += work[0]
         self._signatures += work[1]
@@ -244,6 +253,7 @@ class _Run:
         """Return the block with its roots."""
         parent = template.parent
         height = parent.height + 1
+        self._ids.close()
         if height % self.params.epoch_blocks == 0:
             begin_epoch(self.overlay)
         next_validators = identify_validators(get_validators(self.overlay))

@@ -116,7 +116,7 @@ def apply_hold(ctx: Context, op: PlaceHold) -> None:
             raise Refused(Code.UNKNOWN_TARGET, f"no account {arbiter} to arbitrate")
     check_new_entry(ctx.overlay.get(HOLDS, hold_id), hold_id)
     _check_room(get_balance(ctx, balance_key(op.asset, op.debtor)), op.debtor)
-    check_payment(ctx, op, parties, pause=Pause.HOLD)
+    check_payment(ctx, op, parties, Pause.HOLD)
     if op.expires_at_ms <= ctx.now_ms:
         raise Refused(Code.HOLD_EXPIRED, f"expires at {op.expires_at_ms}, it is {ctx.now_ms}")
     hold = Hold(

@@ -6,11 +6,10 @@ past the end of its hour plus the retention; from then on its ids count as never
 them from the disk is spread over the blocks that follow.
 """
 
-from hashlib import sha256
 from typing import Final
 
 from atpar.ledger.codec import encode
-from atpar.ledger.hashing import HashTag
+from atpar.ledger.hashing import HashTag, make_hasher
 from atpar.ledger.limits import HOUR_MS, MAX_PURGED_IDS_PER_BLOCK
 from atpar.ledger.records import (
     ID_BUCKETS,
@@ -22,6 +21,7 @@ from atpar.ledger.records import (
     TxListEntry,
     TxRecord,
     hour_key,
+    number_key,
     tx_key,
 )
 from atpar.ledger.state import Overlay
@@ -29,25 +29,70 @@ from atpar.ledger.transactions import Transaction
 from atpar.ledger.types import ZERO_HASH
 
 EMPTY_BUCKET: Final = IdBucket(0, ZERO_HASH)
-_BUCKET_PREFIX: Final = HashTag.BUCKET.value
+_extend: Final = make_hasher(HashTag.BUCKET)
 
 
-def record_id(overlay: Overlay, tx: Transaction, *, height: int, index: int) -> None:
-    """Mark a transaction's id as used, whatever its outcome."""
-    body = tx.body
-    hour = hour_key(body.valid_until_ms)
-    bucket = overlay.get(ID_BUCKETS, hour) or EMPTY_BUCKET
-    entry = TxListEntry(body.sender, body.tx_id, tx.body_hash, height, index)
-    overlay.put(ID_BUCKETS, hour, extend_bucket(bucket, entry))
-    overlay.put(TX_LISTS, hour + bucket.count.to_bytes(8, "big"), entry)
-    record = TxRecord(tx.body_hash, tx.hash, height, index, body.valid_until_ms)
-    overlay.put(TX_IDS, f"{body.sender}|".encode() + body.tx_id, record)
+class IdLog:
+    """Marks the ids of one block's transactions as used, whatever their outcome.
+
+    What each bucket comes to is kept here and written once, by `close`: nothing reads it before.
+    """
+
+    __slots__ = ("_buckets", "_height", "_overlay")
+
+    def __init__(self, overlay: Overlay, *, height: int) -> None:
+        self._overlay = overlay
+        self._height = height
+        self._buckets: dict[int, _OpenBucket] = {}
+
+    def record(self, tx: Transaction, index: int) -> None:
+        """Mark the id of the transaction at this place in the block as used."""
+        body = tx.body
+        sender, tx_id, until_ms = body.sender, body.tx_id, body.valid_until_ms
+        bucket = self._buckets.get(until_ms // HOUR_MS)
+        if bucket is None:
+            bucket = self._open(until_ms)
+        bucket.add(TxListEntry(sender, tx_id, tx.body_hash, self._height, index))
+        record = TxRecord(tx.body_hash, tx.hash, self._height, index, until_ms)
+        self._overlay.put(TX_IDS, f"{sender}|".encode() + tx_id, record)
+
+    def _open(self, until_ms: int) -> "_OpenBucket":
+        key = hour_key(until_ms)
+        found = self._overlay.get(ID_BUCKETS, key)
+        if found is None:
+            # An id counts as used only as long as its hour has a bucket.
+            self._overlay.put(ID_BUCKETS, key, EMPTY_BUCKET)
+        bucket = self._buckets[until_ms // HOUR_MS] = _OpenBucket(key, found or EMPTY_BUCKET)
+        return bucket
+
+    def close(self) -> None:
+        """Write what the block's ids add to their buckets."""
+        for bucket in self._buckets.values():
+            for position, entry in enumerate(bucket.entries, bucket.before.count):
+                self._overlay.put(TX_LISTS, bucket.key + number_key(position), entry)
+            after = IdBucket(bucket.before.count + len(bucket.entries), bucket.running_hash)
+            self._overlay.put(ID_BUCKETS, bucket.key, after)
+
+
+class _OpenBucket:
+    """A bucket, and what a block adds to it."""
+
+    __slots__ = ("before", "entries", "key", "running_hash")
+
+    def __init__(self, key: bytes, before: IdBucket) -> None:
+        self.key = key
+        self.before = before
+        self.entries: list[TxListEntry] = []
+        self.running_hash = before.running_hash
+
+    def add(self, entry: TxListEntry) -> None:
+        self.entries.append(entry)
+        self.running_hash = _extend(self.running_hash + encode(entry))
 
 
 def extend_bucket(bucket: IdBucket, entry: TxListEntry) -> IdBucket:
     """Return the bucket with one more entry in its count and running hash."""
-    running = sha256(_BUCKET_PREFIX + bucket.running_hash + encode(entry)).digest()
-    return IdBucket(bucket.count + 1, running)
+    return IdBucket(bucket.count + 1, _extend(bucket.running_hash + encode(entry)))
 
 
 def drop_expired_ids(overlay: Overlay, *, now_ms: int, retention_ms: int) -> None:

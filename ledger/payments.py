@@ -52,7 +52,8 @@ def post(
 
 
 def _add(ctx: Context, key: bytes, change: int) -> None:
-    balance = ctx.overlay.get(BALANCES, key) or NO_BALANCE
+    overlay = ctx.overlay
+    balance = overlay.get(BALANCES, key) or NO_BALANCE
     posted = balance.posted + change
     assert posted >= 0, (key, balance.posted, change)
     # Positional on purpose: four times faster than structs.replace, on every payment.
@@ -65,14 +66,14 @@ def _add(ctx: Context, key: bytes, change: int) -> None:
         balance.redemptions,
     )
     if posted:
-        ctx.overlay.put(BALANCES, key, after)
+        overlay.put(BALANCES, key, after)
     else:
         put_balance(ctx, key, after)
 
 
 def apply_transfer(ctx: Context, op: Transfer) -> None:
     """Pay."""
-    check_payment(ctx, op, load_parties(ctx, op), pause=_PAUSE_TRANSFER)
+    check_payment(ctx, op, load_parties(ctx, op), _PAUSE_TRANSFER)
     post(ctx, op.asset, debtor=op.debtor, creditor=op.creditor, amount=op.amount)
 
 
@@ -86,37 +87,43 @@ def load_parties(ctx: Context, op: Transfer | Hold) -> Parties:
     Raises:
         Refused: one does not exist, or the debtor may not start new business.
     """
+    payer = ctx.payer
+    if payer is not None and payer[0] == op.debtor and payer[1] == op.asset:
+        return payer[2], load_creditor(ctx, op.creditor), payer[3]
     asset = load_asset(ctx, op.asset)
     creditor = load_creditor(ctx, op.creditor)
     debtor = load_party(ctx, op.debtor)
     check_debtor(ctx, op.debtor, debtor)
+    ctx.payer = (op.debtor, op.asset, asset, debtor)
     return asset, creditor, debtor
 
 
-def check_payment(ctx: Context, op: Transfer | Hold, parties: Parties, *, pause: int) -> None:
+def check_payment(ctx: Context, op: Transfer | Hold, parties: Parties, pause: int) -> None:
     """Check everything else that a payment asks of its parties and of the asset.
 
-    Counts the amount against the debtor's limits.
+    Counts the amount against the debtor's limits. A rule is asked only where something in the
+    state could break it: most payments meet no freeze, no tier, no limit.
 
     Raises:
         Refused: the first broken rule in precedence.
     """
     asset, creditor, debtor = parties
+    code, amount, terms = op.asset, op.amount, asset.terms
     if asset.paused & pause:
-        raise Refused(Code.PAUSED, f"{op.asset}: this operation is paused")
-    balance = ctx.overlay.get(BALANCES, f"{op.asset}|{op.debtor}".encode()) or NO_BALANCE
-    check_unfrozen(debtor, balance, op.amount)
-    check_creditor(ctx, op.asset, asset, op.creditor, creditor)
-    terms = asset.terms
+        raise Refused(Code.PAUSED, f"{code}: this operation is paused")
+    balance = ctx.overlay.get(BALANCES, f"{code}|{op.debtor}".encode()) or NO_BALANCE
+    if debtor.blocked or balance.blocked or balance.frozen:
+        check_unfrozen(debtor, balance, amount)
+    check_creditor(ctx, code, asset, op.creditor, creditor)
     if terms.min_kyc_tier:
-        check_eligible(ctx, op.asset, asset, op.debtor)
+        check_eligible(ctx, code, asset, op.debtor)
     if terms.travel_rule_from is not None:
         check_travel_rule(asset, op, debtor=op.debtor, creditor=op.creditor)
     if creditor.reference_required:
         check_reference(creditor, op)
     if asset.limits:
-        use_limits(ctx, op.asset, asset, op.debtor, op.amount)
-    check_funds(balance, op.amount)
+        use_limits(ctx, code, asset, op.debtor, amount)
+    check_funds(balance, amount)
 
 
 def check_debtor(ctx: Context, account_id: str, account: Account) -> None:

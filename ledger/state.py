@@ -173,7 +173,7 @@ class Overlay:
     back one by one, which costs a success nothing but the list of what it overwrote.
     """
 
-    __slots__ = ("_order", "_undo", "nodes", "parent", "sections", "tables")
+    __slots__ = ("_order", "_undo", "_unordered", "nodes", "parent", "sections", "tables")
 
     def __init__(self, parent: "View") -> None:
         self.parent = parent
@@ -182,6 +182,8 @@ class Overlay:
         self.sections: dict[int, Section[Any]] = {}
         self.nodes: dict[bytes, bytes | None] = {}
         self._undo: list[tuple[dict[bytes, Any], bytes, Any]] = []
+        self._unordered: dict[int, dict[bytes, Any]] = {}
+        """The tables written to and never scanned: nothing has to be kept in order."""
         self._order: dict[int, list[bytes]] = {}
         """Section id -> keys of its table in order, kept once the section was scanned. May hold
         keys that a rollback took out of the table."""
@@ -198,13 +200,13 @@ class Overlay:
 
     def put(self, section: Section[T], key: bytes, record: T) -> None:
         """Write a record."""
-        # The body of `_write` once more: this runs several times for every payment.
-        table = self.tables.get(section.id)
-        if table is None or section.id in self._order:
+        # The heart of `_write` once more: this runs several times for every payment.
+        table = self._unordered.get(section.id)
+        if table is None:
             self._write(section, key, record)
-            return
-        self._undo.append((table, key, table.get(key, _MISSING)))
-        table[key] = record
+        else:
+            self._undo.append((table, key, table.get(key, _MISSING)))
+            table[key] = record
 
     def delete(self, section: Section[Any], key: bytes) -> None:
         """Remove a record."""
@@ -213,7 +215,7 @@ class Overlay:
     def _write(self, section: Section[Any], key: bytes, record: Any) -> None:
         table = self.tables.get(section.id)
         if table is None:
-            table = self.tables[section.id] = {}
+            table = self.tables[section.id] = self._unordered[section.id] = {}
             self.sections[section.id] = section
         before = table.get(key, _MISSING)
         self._undo.append((table, key, before))
@@ -248,6 +250,7 @@ class Overlay:
         order = self._order.get(section.id)
         if order is None:
             order = self._order[section.id] = sorted(table)
+            self._unordered.pop(section.id, None)
         return _merge(_list_own(table, order, prefix), below)
 
     def get_node(self, key: bytes) -> bytes | None:

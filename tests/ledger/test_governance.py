@@ -39,7 +39,7 @@ from atpar.ledger.operations import (
     UpdateAccount,
 )
 from atpar.ledger.reads import get_account, get_hold, get_participant
-from atpar.ledger.records import PENDING_PARAMS, PROPOSALS, Proposal, identify_validators
+from atpar.ledger.records import PENDING_PARAMS, PROPOSALS, Posting, Proposal, identify_validators
 from atpar.ledger.types import ParticipantStatus, Role
 from tests.ledger.test_holds import hold_op
 from tests.ledger.test_members import new_participant, set_asset
@@ -111,7 +111,7 @@ def test_two_people_of_one_account_complete_a_mint(world: World) -> None:
     assert decide(world, proposal, sender=MINT, key="JDCL-m2") is Code.OK
     assert world.supply() == 100
     assert get(world, proposal) is None
-    assert world.executed[-1].postings == ((0, 0, HKD, None, "ALFA/main", 100),)
+    assert world.executed[-1].postings == (Posting(0, 0, HKD, None, "ALFA/main", 100),)
 
 
 def test_two_institutions_complete_one_exchange(world: World) -> None:

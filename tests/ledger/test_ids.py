@@ -42,6 +42,43 @@ def test_a_bucket_is_the_running_hash_of_its_list(world: World) -> None:
     assert world.view.get(records.ID_BUCKETS, hour) == bucket
 
 
+def test_a_block_adds_its_ids_to_the_buckets_of_their_hours_in_order(world: World) -> None:
+    untils = [START_MS + 10, START_MS + HOUR_MS - 1, START_MS + HOUR_MS]
+    expected: dict[bytes, list[bytes]] = {}
+    for block in range(2):
+        txs = []
+        for number, until_ms in enumerate([*untils, *untils]):
+            tx_id = bytes([block, number]) + bytes(14)
+            window = (max(0, until_ms - HOUR_MS), until_ms)
+            fails = transfer("ALFA/main", "BRVO/main", 1)
+            op: Operation = fails if number == 1 else Void()
+            txs.append(world.make(op, sender="ALFA/main", tx_id=tx_id, window=window))
+            expected.setdefault(hour_key(until_ms), []).append(tx_id)
+        codes = world.block(*txs)
+        assert codes == [Code.OK, Code.INSUFFICIENT_FUNDS, *[Code.OK] * 4]
+    assert len(expected) == 2
+    for hour, tx_ids in expected.items():
+        entries = [entry for _, entry in world.view.scan(records.TX_LISTS, hour)]
+        assert [entry.tx_id for entry in entries] == tx_ids
+        bucket = EMPTY_BUCKET
+        for entry in entries:
+            bucket = extend_bucket(bucket, entry)
+        assert world.view.get(records.ID_BUCKETS, hour) == bucket
+
+
+def test_an_id_counts_once_within_a_block(world: World) -> None:
+    """Also the first of its hour, whose bucket the state before the block does not have."""
+    window = (START_MS, START_MS + HOUR_MS)
+    first, second = (
+        world.make(*[Void()] * count, sender="ALFA/main", tx_id=bytes(16), window=window)
+        for count in (1, 2)
+    )
+    assert world.view.get(records.ID_BUCKETS, hour_key(window[1])) is None
+    assert world.block(first, second, first) == [Code.OK, Code.ID_REUSED, Code.OK]
+    assert world.refusals == [f"id {bytes(16).hex()} was used at height 1"] * 2
+    assert len(world.executed[-1].receipts) == 1
+
+
 def test_an_id_is_retained_for_at_least_the_retention_after_its_window(world: World) -> None:
     tx_id = bytes(16)
     until_ms = START_MS + HOUR_MS - 1

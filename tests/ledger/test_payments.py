@@ -9,7 +9,7 @@ from atpar.ledger.context import Context
 from atpar.ledger.limits import MAX_AMOUNT
 from atpar.ledger.operations import Policy, SetParticipant
 from atpar.ledger.payments import post
-from atpar.ledger.records import balance_key
+from atpar.ledger.records import Posting, balance_key
 from atpar.ledger.state import Overlay
 from atpar.ledger.types import Direction, ParticipantStatus
 from tests.ledger.world import CNH, HKD, ROLES, World, make_document, make_terms, transfer
@@ -119,8 +119,8 @@ def test_postings_say_what_moved(world: World) -> None:
     ops = [transfer("ALFA/main", "BRVO/main", 1), transfer("ALFA/main", "CHRL/main", 2)]
     assert world.run(*ops) is Code.OK
     assert world.executed[-1].postings == (
-        (0, 0, HKD, "ALFA/main", "BRVO/main", 1),
-        (0, 1, HKD, "ALFA/main", "CHRL/main", 2),
+        Posting(0, 0, HKD, "ALFA/main", "BRVO/main", 1),
+        Posting(0, 1, HKD, "ALFA/main", "CHRL/main", 2),
     )
 
 

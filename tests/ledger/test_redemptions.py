@@ -17,7 +17,7 @@ from atpar.ledger.reads import (
     list_pending_by_due,
     list_redemptions,
 )
-from atpar.ledger.records import HoldKind, HoldStatus
+from atpar.ledger.records import HoldKind, HoldStatus, Posting
 from atpar.ledger.terms import compute_due
 from atpar.ledger.types import Direction
 from tests.ledger.test_payments import suspend
@@ -98,7 +98,7 @@ def test_a_burn_takes_the_coins_out_of_supply_once(world: World) -> None:
     redemption = world.redeem("ALFA/main", 600)
     assert world.burn(redemption) is Code.OK
     assert (world.supply(), world.balance("ALFA/main").posted) == (400, 400)
-    assert world.executed[-1].postings == ((0, 0, HKD, "ALFA/main", None, 600),)
+    assert world.executed[-1].postings == (Posting(0, 0, HKD, "ALFA/main", None, 600),)
     assert world.burn(redemption) is Code.HOLD_NOT_PENDING
     assert world.release(redemption) is Code.HOLD_NOT_PENDING
     assert world.supply() == 400

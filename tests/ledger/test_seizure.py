@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from atpar.ledger.codes import Code
 from atpar.ledger.operations import Seize
 from atpar.ledger.reads import get_freeze, get_hold, is_blocked
-from atpar.ledger.records import HoldStatus
+from atpar.ledger.records import HoldStatus, Posting
 from atpar.ledger.types import Direction
 from tests.ledger.test_holds import capture, place, record
 from tests.ledger.test_payments import suspend
@@ -32,7 +32,7 @@ def test_frozen_money_goes_to_the_destination_and_supply_stays(world: World) -> 
     assert seize(world, freeze, 400) is Code.OK
     assert world.balance("DLTA/main").posted == 400
     assert world.supply() == 1_000
-    assert world.executed[-1].postings == ((0, 0, HKD, "ALFA/main", "DLTA/main", 400),)
+    assert world.executed[-1].postings == (Posting(0, 0, HKD, "ALFA/main", "DLTA/main", 400),)
     assert world.run(transfer("ALFA/main", "BRVO/main", 1)) is Code.ACCOUNT_FROZEN
     assert seize(world, freeze, 600) is Code.OK
     assert seize(world, freeze, 1) is Code.INSUFFICIENT_FUNDS

@@ -1,0 +1,176 @@
+"""Payments in a row: what is looked up once for all of them is looked up again when it may differ.
+
+A transaction of many operations does what the same operations do one by one, up to the first that
+fails, and that one fails in the same way.
+"""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from atpar.ledger import records
+from atpar.ledger.authority import list_principals
+from atpar.ledger.codes import Code
+from atpar.ledger.execute import build_block
+from atpar.ledger.operations import (
+    Freeze,
+    Operation,
+    PauseChange,
+    PauseScope,
+    SetAsset,
+    SetParticipant,
+    SetPause,
+)
+from atpar.ledger.types import Direction, ParticipantStatus
+from tests.ledger.world import CNH, HKD, ROLES, World, make_document, make_terms, transfer
+
+PAYMENT = transfer("ALFA/main", "BRVO/main", 1)
+
+
+def set_status(code: str, status: ParticipantStatus) -> SetParticipant:
+    return SetParticipant(
+        code, code.rjust(18, "0") + "00", f"{code}HKH0", "HK", ROLES[code], status, None, None, ()
+    )
+
+
+def freeze(account: str, asset: str | None, direction: Direction) -> Freeze:
+    by = "JDCL/compliance" if asset else "REGU/admin"
+    return Freeze(account, asset, direction, None, by, bytes(32), 0)
+
+
+def pause(asset: str, change: PauseChange) -> SetPause:
+    return SetPause(asset, change, (PauseScope.TRANSFER,))
+
+
+def set_asset(**changes: object) -> SetAsset:
+    return SetAsset(HKD, "JDCL", "HKD", 2, make_terms(**changes))
+
+
+def list_signers(world: World, ops: list[Operation]) -> list[str]:
+    return sorted({account for op in ops for account in list_principals(world.view, op)})
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.fund("ALFA/main", 1_000)
+    return world
+
+
+@pytest.mark.parametrize(
+    ("between", "code"),
+    [
+        (freeze("ALFA/main", None, Direction.DEBIT), Code.ACCOUNT_FROZEN),
+        (freeze("ALFA/main", HKD, Direction.DEBIT), Code.ACCOUNT_FROZEN),
+        (freeze("BRVO/main", None, Direction.CREDIT), Code.CREDITOR_REFUSED),
+        (pause(HKD, PauseChange.PAUSE), Code.PAUSED),
+        (set_status("ALFA", ParticipantStatus.SUSPENDED), Code.PARTICIPANT_SUSPENDED),
+        (set_status("BRVO", ParticipantStatus.SUSPENDED), Code.CREDITOR_REFUSED),
+        (set_asset(min_kyc_tier=1), Code.CREDITOR_REFUSED),
+        (set_asset(travel_rule_from=1), Code.TRAVEL_RULE_MISSING),
+    ],
+)
+def test_what_changes_between_two_payments_counts_for_the_second(
+    world: World, between: Operation, code: Code
+) -> None:
+    ops = [PAYMENT, PAYMENT, between, PAYMENT]
+    assert world.run(*ops, sender="ALFA/main", by=list_signers(world, ops)) is code
+    assert world.executed[-1].receipts[0].failed_op == 3
+    assert world.balance("BRVO/main").posted == 0
+    assert world.run(PAYMENT, PAYMENT) is Code.OK
+
+
+def test_what_a_failed_transaction_changed_does_not_count_for_the_next(world: World) -> None:
+    ops = [freeze("ALFA/main", None, Direction.DEBIT), PAYMENT]
+    txs = [
+        world.make(PAYMENT, sender="ALFA/main"),
+        world.make(*ops, sender="ALFA/main", by=list_signers(world, ops)),
+        world.make(PAYMENT, sender="ALFA/main"),
+    ]
+    assert world.block(*txs) == [Code.OK, Code.ACCOUNT_FROZEN, Code.OK]
+
+
+def test_a_payer_of_two_assets_is_asked_in_each(world: World) -> None:
+    world.fund("ALFA/main", 5, CNH)
+    world.freeze("ALFA/main", CNH, direction=Direction.DEBIT)
+    ops = [PAYMENT, replace(PAYMENT, asset=CNH)]
+    assert world.run(*ops) is Code.ACCOUNT_FROZEN
+    assert world.executed[-1].receipts[0].failed_op == 1
+
+
+# ---- many operations against the same ones, one by one
+
+ACCOUNTS = ("ALFA/main", "ALFA/other", "BRVO/main", "CHRL/main")
+OPERATIONS = st.one_of(
+    *[
+        st.builds(
+            transfer,
+            st.sampled_from(ACCOUNTS),
+            st.sampled_from((*ACCOUNTS, "DLTA/nobody")),
+            st.sampled_from((1, 1, 300, 2_000)),
+            st.sampled_from((HKD, HKD, HKD, CNH, "USD.JDCL")),
+        )
+    ]
+    * 3,
+    st.builds(
+        freeze,
+        st.sampled_from(ACCOUNTS),
+        st.sampled_from((None, HKD)),
+        st.sampled_from(Direction),
+    ),
+    st.builds(pause, st.just(HKD), st.sampled_from(PauseChange)),
+    st.builds(
+        set_status, st.sampled_from(("ALFA", "BRVO", "CHRL")), st.sampled_from(ParticipantStatus)
+    ),
+    st.builds(set_asset, travel_rule_from=st.sampled_from((None, None, 200))),
+)
+
+
+def is_possible(op: Operation) -> bool:
+    return getattr(op, "debtor", 0) != getattr(op, "creditor", 1)
+
+
+def make_funded() -> World:
+    world = World(make_document())
+    for account in ACCOUNTS:
+        world.fund(account, 1_000)
+        world.fund(account, 500, CNH)
+    return world
+
+
+def run_together(world: World, ops: list[Operation]) -> tuple[Code, int | None]:
+    tx = world.make(*ops, sender="ALFA/main", by=list_signers(world, ops))
+    built, refused = build_block(world.view, world.make_template(), [tx], chain_id=world.chain_id)
+    assert not refused
+    world.adopt(built)
+    return Code(built.receipts[0].code), built.receipts[0].failed_op
+
+
+def run_one_by_one(world: World, ops: list[Operation]) -> tuple[Code, int | None]:
+    for index, op in enumerate(ops):
+        signers = list_signers(world, [op])
+        (code,) = world.block(world.make(op, sender=signers[0], by=signers))
+        if code is not Code.OK:
+            return code, index
+    return Code.OK, None
+
+
+def read_balances(world: World) -> dict[bytes, Any]:
+    return dict(world.view.scan(records.BALANCES, b""))
+
+
+@settings(max_examples=60)
+@given(st.lists(OPERATIONS.filter(is_possible), min_size=1, max_size=9))
+def test_a_transaction_does_what_its_operations_do_one_by_one(ops: list[Operation]) -> None:
+    together, alone = make_funded(), make_funded()
+    code, failed_op = run_together(together, ops)
+    assert (code, failed_op) == run_one_by_one(alone, ops)
+    if code is Code.OK:
+        assert read_balances(together) == read_balances(alone)
+        moved = [posting for built in alone.executed for posting in built.postings]
+        assert [p.amount for p in together.executed[-1].postings] == [
+            p.amount for p in moved[len(moved) - len(together.executed[-1].postings) :]
+        ]
