@@ -2,27 +2,28 @@
 
 Used for clients and for gossip alike. Cheap checks come first: a transaction that is already known
 or finds no room costs no signature check, and a full verifier or mempool refuses before anything
-is held. A batch yields to the rest of the node every few envelopes, so no amount of client traffic
-delays a vote.
+is held. A batch yields to the rest of the node every few thousand bytes, so no client traffic
+delays a vote; and what lies between two such moments is judged on one state at one time.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
+import msgspec
 import trio
 
-from atpar.ledger.authority import check_admission
+from atpar.ledger.authority import check_entry, get_params
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import NonCanonical, Refused
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.reads import get_tx_record
+from atpar.ledger.records import Params
 from atpar.ledger.state import View
 from atpar.ledger.transactions import Transaction, decode_transaction
 from atpar.ledger.types import participant_of
 from atpar.node.errors import VerifierBusy, VerifierStopped
-from atpar.node.limits import ADMISSION_SLICE
+from atpar.node.limits import ADMISSION_SLICE_BYTES
 from atpar.node.mempool import Added, Mempool
 from atpar.node.verifier import Priority, Verifier
 
@@ -41,9 +42,8 @@ class Result(Enum):
     """Nothing is wrong with it; the node has no room now, or is stopping."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The answer to one envelope."""
+class Outcome(msgspec.Struct, frozen=True):
+    """The answer to one envelope. A Struct because there is one for every envelope."""
 
     result: Result
     transaction: Transaction | None
@@ -52,6 +52,14 @@ class Outcome:
     message: str = ""
     first: bytes = b""
     """Hash of the envelope that stands for this sender and id, unless refused."""
+
+
+class _Moment(NamedTuple):
+    """What envelopes are judged by until the node does something else."""
+
+    view: View
+    params: Params
+    now_ms: int
 
 
 class Admission:
@@ -86,10 +94,9 @@ class Admission:
         outcomes: list[Outcome | None] = []
         candidates: dict[bytes, Transaction] = {}
         hashes: list[bytes] = []
-        for position, raw in enumerate(envelopes):
-            if position % ADMISSION_SLICE == ADMISSION_SLICE - 1:
-                await trio.lowlevel.checkpoint()
-            judged = self._judge(raw, priority)
+        moment, work = self._take_moment(), 0
+        for raw in envelopes:
+            judged = self._judge(raw, priority, moment)
             if isinstance(judged, Transaction):
                 candidates.setdefault(judged.hash, judged)
                 hashes.append(judged.hash)
@@ -97,13 +104,21 @@ class Admission:
             else:
                 hashes.append(b"")
                 outcomes.append(judged)
+            work += len(raw)
+            if work >= ADMISSION_SLICE_BYTES:
+                await trio.lowlevel.checkpoint()
+                moment, work = self._take_moment(), 0
         decided = await self._verify_and_hold(list(candidates.values()), priority)
         return [
             decided[tx_hash] if outcome is None else outcome
             for tx_hash, outcome in zip(hashes, outcomes, strict=True)
         ]
 
-    def _judge(self, raw: bytes, priority: Priority) -> Transaction | Outcome:
+    def _take_moment(self) -> _Moment:
+        view = self._get_final()
+        return _Moment(view, get_params(view), self._get_wall_ms())
+
+    def _judge(self, raw: bytes, priority: Priority, moment: _Moment) -> Transaction | Outcome:
         """Return the transaction if only its signatures are left to check, else its outcome."""
         if len(raw) > MAX_TRANSACTION_BYTES:
             message = f"{len(raw)} bytes, at most {MAX_TRANSACTION_BYTES}"
@@ -112,28 +127,34 @@ class Admission:
             tx = decode_transaction(raw)
         except NonCanonical as error:
             return Outcome(Result.REFUSED, None, Code.NON_CANONICAL, str(error))
-        held = self._find_held(tx)
-        if held is not None and held.result is Result.KNOWN:
-            return held
-        view = self._get_final()
+        sender = tx.body.sender
+        holder = self._mempool.find(sender, tx.body.tx_id)
+        if holder is not None and holder.body_hash == tx.body_hash:
+            return Outcome(Result.KNOWN, tx, first=holder.hash)
+        view, params, now_ms = moment
         try:
-            check_admission(view, tx, chain_id=self._chain_id, now_ms=self._get_wall_ms())
+            check_entry(view, tx, chain_id=self._chain_id, now_ms=now_ms, params=params)
         except Refused as refusal:
-            # Sent again after it ran, perhaps long after its window: the first receipt stands.
-            used = self._find_used(view, tx)
-            if used is not None and used.result is Result.KNOWN:
-                return used
-            if held is not None and held.code < refusal.code:
-                return held
-            if used is not None and refusal.code is Code.ID_REUSED:
-                return used
-            return Outcome(Result.REFUSED, tx, refusal.code, _name_field(tx, refusal))
-        if held is not None:
-            return held
+            return self._describe_refusal(view, tx, refusal)
+        if holder is not None:
+            return _refuse_second(tx, holder)
         has_to_wait = priority is Priority.CLIENTS and self._mempool.is_backlogged
-        if has_to_wait or not self._mempool.has_room(participant_of(tx.body.sender), len(raw)):
+        if has_to_wait or not self._mempool.has_room(participant_of(sender), len(raw)):
             return Outcome(Result.NO_ROOM, tx, Code.MEMPOOL_FULL, _FULL_MESSAGE)
         return tx
+
+    def _describe_refusal(self, view: View, tx: Transaction, refusal: Refused) -> Outcome:
+        """Return the outcome of a transaction that breaks a rule."""
+        # Sent again after it ran, perhaps long after its window: the first receipt stands.
+        used = self._find_used(view, tx)
+        if used is not None and used.result is Result.KNOWN:
+            return used
+        held = self._find_held(tx)
+        if held is not None and held.code < refusal.code:
+            return held
+        if used is not None and refusal.code is Code.ID_REUSED:
+            return used
+        return Outcome(Result.REFUSED, tx, refusal.code, _name_field(tx, refusal))
 
     def _find_used(self, view: View, tx: Transaction) -> Outcome | None:
         """Return the outcome of a transaction whose sender and id were executed, else None."""
@@ -152,8 +173,7 @@ class Admission:
             return None
         if holder.body_hash == tx.body_hash:
             return Outcome(Result.KNOWN, tx, first=holder.hash)
-        message = _compare_bodies(tx, "is taken by a pending transaction", holder.body_hash)
-        return Outcome(Result.REFUSED, tx, Code.ID_REUSED, message)
+        return _refuse_second(tx, holder)
 
     async def _verify_and_hold(
         self, transactions: list[Transaction], priority: Priority
@@ -177,35 +197,40 @@ class Admission:
         good = []
         position = 0
         for tx in transactions:
-            own = verdicts[position : position + len(tx.signatures)]
-            position += len(own)
-            if own and all(own):
+            end = position + len(tx.signatures)
+            if position < end and False not in verdicts[position:end]:
                 good.append(tx)
             else:
-                message = _name_bad_signatures(tx, own)
+                message = _name_bad_signatures(tx, verdicts[position:end])
                 decided[tx.hash] = Outcome(Result.REFUSED, tx, Code.BAD_SIGNATURE, message)
+            position = end
         for tx, added in zip(good, self._admit(good), strict=True):
-            decided[tx.hash] = self._describe(tx, added)
+            if added is Added.ADDED:
+                decided[tx.hash] = Outcome(Result.ADMITTED, tx, first=tx.hash)
+            else:
+                decided[tx.hash] = self._describe(tx, added)
         return decided
 
     def _describe(self, tx: Transaction, added: Added) -> Outcome:
-        """Return the outcome of what the mempool said about a checked transaction."""
-        match added:
-            case Added.ADDED:
-                return Outcome(Result.ADMITTED, tx, first=tx.hash)
-            case Added.FULL:
-                return Outcome(Result.NO_ROOM, tx, Code.MEMPOOL_FULL, _FULL_MESSAGE)
-            case Added.EXPIRED:
-                message = f"valid until {tx.body.valid_until_ms}, final block time has passed it"
-                return Outcome(Result.REFUSED, tx, Code.EXPIRED, message)
-            case Added.DUPLICATE | Added.ID_REUSED:
-                # It came by another way while its signatures were checked.
-                known = self._find_used(self._get_final(), tx) or self._find_held(tx)
-                assert known is not None, f"{added} without a holder of the id"
-                return known
+        """Return the outcome of a checked transaction that the mempool did not take."""
+        if added is Added.FULL:
+            return Outcome(Result.NO_ROOM, tx, Code.MEMPOOL_FULL, _FULL_MESSAGE)
+        if added is Added.EXPIRED:
+            message = f"valid until {tx.body.valid_until_ms}, final block time has passed it"
+            return Outcome(Result.REFUSED, tx, Code.EXPIRED, message)
+        # It came by another way while its signatures were checked.
+        known = self._find_used(self._get_final(), tx) or self._find_held(tx)
+        assert known is not None, f"{added} without a holder of the id"
+        return known
 
 
 # ---- details of a refusal, worked out only when there is one
+
+
+def _refuse_second(tx: Transaction, holder: Transaction) -> Outcome:
+    """Return the outcome of a transaction whose id another pending one has."""
+    message = _compare_bodies(tx, "is taken by a pending transaction", holder.body_hash)
+    return Outcome(Result.REFUSED, tx, Code.ID_REUSED, message)
 
 
 def _compare_bodies(tx: Transaction, what: str, first: bytes) -> str:

@@ -20,7 +20,6 @@ from msgspec import Meta
 from atpar.ledger.codec import Codec, Wire, encode
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import NonCanonical
-from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.transactions import Transaction
 from atpar.node.admission import Admission, Outcome, Result
 from atpar.node.framing import Channel
@@ -184,8 +183,8 @@ class Gossip:
         for peer, outcome in zip(sources, outcomes, strict=True):
             self._hold_to_account(peer, outcome)
 
-    def _unpack(self, message: Received) -> list[bytes]:
-        """Return the envelopes of a frame that are not held here already."""
+    def _unpack(self, message: Received) -> Sequence[bytes]:
+        """Return the envelopes of a frame."""
         try:
             batch = BATCH.decode(message.payload)
         except NonCanonical as error:
@@ -194,9 +193,7 @@ class Gossip:
         if self._charge(message.peer, len(batch.envelopes)):
             self._metrics.queue_dropped.labels("gossip_allowance").inc()
             return []
-        return [
-            raw for raw in batch.envelopes if compute_hash(HashTag.TX, raw) not in self._mempool
-        ]
+        return batch.envelopes
 
     def _hold_to_account(self, peer: str, outcome: Outcome) -> None:
         if outcome.result is Result.REFUSED:

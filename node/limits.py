@@ -133,7 +133,10 @@ VERIFY_RETRY_S: Final = 0.005
 
 # ---- admission and gossip
 ADMISSION_SLICE: Final = 16
-"""Envelopes judged before other tasks have their turn."""
+"""Envelopes answered for before other tasks have their turn."""
+ADMISSION_SLICE_BYTES: Final = 16 * 1024
+"""Envelopes judged before other tasks have their turn: half a millisecond or so, whether they
+carry one operation each or a thousand."""
 MAX_GOSSIP_ENVELOPES: Final = 4_000
 """In one frame."""
 MAX_GREETING_TRANSACTIONS: Final = 2_000

@@ -17,8 +17,8 @@ Ghodsi et al., "Dominant Resource Fairness".
 """
 
 import heapq
-from collections.abc import Container, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -41,7 +41,7 @@ ENVELOPE_OVERHEAD_BYTES: Final = 5
 """Most bytes that the codec puts before an envelope inside a block."""
 HEADER_BYTES: Final = 1_024
 """Bytes of a block kept free for its header and the codec's framing."""
-_SCALE: Final = 1 << 32
+_SCALE: Final = 1 << 48
 _COMPACT_SLACK: Final = 1_024
 """Stale expiry entries tolerated before the heap is rebuilt."""
 
@@ -108,6 +108,8 @@ class Mempool:
         self._lanes: dict[str, _Lane] = {}
         self._expiry: list[tuple[int, bytes]] = []
         self._turn = 0
+        self._lane_bytes = max_bytes * share_percent // 100
+        self._lane_count = max_count * share_percent // 100
 
     def __len__(self) -> int:
         return len(self._by_hash)
@@ -132,24 +134,27 @@ class Mempool:
 
         Anything but ADDED leaves the pool as it was.
         """
-        holder = self._by_id.get((tx.body.sender, tx.body.tx_id))
+        body, size = tx.body, len(tx.raw)
+        key = body.sender, body.tx_id
+        holder = self._by_id.get(key)
         if holder is not None:
             same = holder.body_hash == tx.body_hash
             return Added.DUPLICATE if same else Added.ID_REUSED
-        if tx.body.valid_until_ms < self.final_time_ms:
+        if body.valid_until_ms < self.final_time_ms:
             return Added.EXPIRED
-        code = participant_of(tx.body.sender)
-        size = len(tx.raw)
+        code = participant_of(body.sender)
         if not self.has_room(code, size):
             return Added.FULL
-        lane = self._lanes.setdefault(code, _Lane())
+        lane = self._lanes.get(code)
+        if lane is None:
+            lane = self._lanes[code] = _Lane()
         lane.transactions[tx.hash] = tx
         lane.bytes += size
         self.bytes += size
-        self.ops += len(tx.body.ops)
+        self.ops += len(body.ops)
         self._by_hash[tx.hash] = tx
-        self._by_id[(tx.body.sender, tx.body.tx_id)] = tx
-        heapq.heappush(self._expiry, (tx.body.valid_until_ms, tx.hash))
+        self._by_id[key] = tx
+        heapq.heappush(self._expiry, (body.valid_until_ms, tx.hash))
         return Added.ADDED
 
     def has_room(self, participant: str, size: int) -> bool:
@@ -158,12 +163,15 @@ class Mempool:
         Asked before signatures are checked, so that a full pool costs no verification.
         """
         lane = self._lanes.get(participant)
-        own_count, own_bytes = (0, 0) if lane is None else (len(lane.transactions), lane.bytes)
-        free_bytes = self.max_bytes - self.bytes - size
-        free_count = self.max_count - len(self._by_hash) - 1
-        most_bytes = min(free_bytes, self.max_bytes * self.share_percent // 100)
-        most_count = min(free_count, self.max_count * self.share_percent // 100)
-        return own_bytes + size <= most_bytes and own_count + 1 <= most_count
+        count, after = (
+            (1, size) if lane is None else (len(lane.transactions) + 1, lane.bytes + size)
+        )
+        return (
+            after <= self.max_bytes - self.bytes - size
+            and after <= self._lane_bytes
+            and count <= self.max_count - len(self._by_hash) - 1
+            and count <= self._lane_count
+        )
 
     @property
     def is_backlogged(self) -> bool:
@@ -185,34 +193,41 @@ class Mempool:
             exclude: envelope hashes that unfinalised ancestors of the block already carry.
         """
         taken: list[Transaction] = []
-        left = replace(space, max_ops=min(space.max_ops, self.block_ops))
+        bytes_left, count_left = space.max_bytes, space.max_count
+        ops_left, signatures_left = min(space.max_ops, self.block_ops), space.max_signatures
+        # What one of each uses of the block, and how much is used by whom: the least user is next.
+        byte_use, op_use = _SCALE // max(space.max_bytes, 1), _SCALE // max(space.max_ops, 1)
+        signature_use = _SCALE // max(space.max_signatures, 1)
+        count_use = _SCALE // max(space.max_count, 1)
         lanes = self._rotate()
-        # (use of the block so far, rank, position in the lane): the least user goes next.
-        ready = [(0, rank, 0) for rank in range(len(lanes))]
-        while ready and left.max_count > 0:
-            used, rank, position = ready[0]
-            lane = lanes[rank]
-            position = _next_runnable(lane, position, time_ms, exclude)
-            if position == len(lane):
+        ready = [(0, rank) for rank in range(len(lanes))]
+        while ready and count_left > 0:
+            used, rank = ready[0]
+            tx = _find_runnable(lanes[rank], time_ms, exclude)
+            if tx is None:
                 heapq.heappop(ready)
                 continue
-            tx = lane[position]
-            after = _subtract(left, tx)
-            if after is None:
+            size = len(tx.raw) + ENVELOPE_OVERHEAD_BYTES
+            ops, signatures = len(tx.body.ops), len(tx.signatures)
+            if size > bytes_left or ops > ops_left or signatures > signatures_left:
                 # Its turn comes first in a later block; the others may still have smaller ones.
                 heapq.heappop(ready)
                 continue
             taken.append(tx)
-            left = after
-            heapq.heapreplace(ready, (used + _compute_use(tx, space), rank, position + 1))
+            bytes_left -= size
+            ops_left -= ops
+            signatures_left -= signatures
+            count_left -= 1
+            use = max(size * byte_use, ops * op_use, signatures * signature_use, count_use)
+            heapq.heapreplace(ready, (used + use, rank))
         return taken
 
     def has_pending(self, *, time_ms: int, exclude: Container[bytes] = ()) -> bool:
-        """Return whether `take` would return anything for a block of this time."""
-        return any(
-            tx.hash not in exclude and tx.body.valid_from_ms <= time_ms <= tx.body.valid_until_ms
-            for tx in self._by_hash.values()
-        )
+        """Return whether `take` would return anything for a block of this time.
+
+        Looks at the newest first: what blocks under way carry has been here for longer.
+        """
+        return _find_runnable(reversed(self._by_hash.values()), time_ms, exclude) is not None
 
     def commit(self, transactions: Iterable[Transaction]) -> list[Transaction]:
         """Remove what a final block carries.
@@ -226,7 +241,7 @@ class Mempool:
             holder = self._by_id.get((tx.body.sender, tx.body.tx_id))
             if holder is not None:
                 self._remove(holder)
-                if holder.hash != tx.hash:
+                if holder is not tx and holder.hash != tx.hash:
                     displaced.append(holder)
         self._compact()
         return displaced
@@ -255,9 +270,9 @@ class Mempool:
         """Return the oldest transactions, at most `limit`: what to offer a peer that returns."""
         return [tx for _, tx in zip(range(limit), self._by_hash.values(), strict=False)]
 
-    def _rotate(self) -> list[list[Transaction]]:
+    def _rotate(self) -> list[Iterator[Transaction]]:
         """Return the lanes, starting one further at each call: no code is first for ever."""
-        lanes = [list(lane.transactions.values()) for lane in self._lanes.values()]
+        lanes = [iter(lane.transactions.values()) for lane in self._lanes.values()]
         if lanes:
             start = self._turn % len(lanes)
             self._turn += 1
@@ -265,14 +280,15 @@ class Mempool:
         return lanes
 
     def _remove(self, tx: Transaction) -> None:
+        body, size = tx.body, len(tx.raw)
         del self._by_hash[tx.hash]
-        del self._by_id[(tx.body.sender, tx.body.tx_id)]
-        code = participant_of(tx.body.sender)
+        del self._by_id[(body.sender, body.tx_id)]
+        code = participant_of(body.sender)
         lane = self._lanes[code]
         del lane.transactions[tx.hash]
-        lane.bytes -= len(tx.raw)
-        self.bytes -= len(tx.raw)
-        self.ops -= len(tx.body.ops)
+        lane.bytes -= size
+        self.bytes -= size
+        self.ops -= len(body.ops)
         if not lane.transactions:
             del self._lanes[code]
 
@@ -283,36 +299,12 @@ class Mempool:
             heapq.heapify(self._expiry)
 
 
-def _next_runnable(
-    lane: list[Transaction], position: int, time_ms: int, exclude: Container[bytes]
-) -> int:
-    """Return the index of the first transaction from `position` on that this block may carry."""
-    while position < len(lane):
-        tx = lane[position]
-        in_window = tx.body.valid_from_ms <= time_ms <= tx.body.valid_until_ms
-        if in_window and tx.hash not in exclude:
-            return position
-        position += 1
-    return position
-
-
-def _subtract(space: BlockSpace, tx: Transaction) -> BlockSpace | None:
-    """Return what is left of the space after a transaction, or None if it does not fit."""
-    after = BlockSpace(
-        max_bytes=space.max_bytes - len(tx.raw) - ENVELOPE_OVERHEAD_BYTES,
-        max_count=space.max_count - 1,
-        max_ops=space.max_ops - len(tx.body.ops),
-        max_signatures=space.max_signatures - len(tx.signatures),
-    )
-    fits = after.max_bytes >= 0 and after.max_ops >= 0 and after.max_signatures >= 0
-    return after if fits else None
-
-
-def _compute_use(tx: Transaction, space: BlockSpace) -> int:
-    """Return the largest share of the block that a transaction uses, in 2**-32 units."""
-    return max(
-        (len(tx.raw) + ENVELOPE_OVERHEAD_BYTES) * _SCALE // max(space.max_bytes, 1),
-        len(tx.body.ops) * _SCALE // max(space.max_ops, 1),
-        len(tx.signatures) * _SCALE // max(space.max_signatures, 1),
-        _SCALE // max(space.max_count, 1),
-    )
+def _find_runnable(
+    transactions: Iterator[Transaction], time_ms: int, exclude: Container[bytes]
+) -> Transaction | None:
+    """Return the next transaction that a block of this time may carry, or None."""
+    for tx in transactions:
+        body = tx.body
+        if body.valid_from_ms <= time_ms <= body.valid_until_ms and tx.hash not in exclude:
+            return tx
+    return None

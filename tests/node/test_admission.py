@@ -9,7 +9,7 @@ from atpar.ledger.codes import Code
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.transactions import Transaction, encode_envelope
 from atpar.node.admission import Admission, Outcome, Result
-from atpar.node.limits import CLIENT_BACKLOG_BLOCKS
+from atpar.node.limits import ADMISSION_SLICE_BYTES, CLIENT_BACKLOG_BLOCKS
 from atpar.node.mempool import Added, Mempool
 from atpar.node.metrics import Metrics
 from atpar.node.verifier import Priority, Verifier
@@ -195,7 +195,8 @@ async def test_stopped_verifier_refuses_for_now() -> None:
     assert desk.admitted == []
 
 
-async def test_batch_lets_other_tasks_run() -> None:
+@pytest.mark.parametrize("ops", [1, 200])
+async def test_batch_lets_other_tasks_run(ops: int) -> None:
     desk = Desk()
     turns = []
 
@@ -204,11 +205,30 @@ async def test_batch_lets_other_tasks_run() -> None:
             turns.append(1)
             await trio.lowlevel.checkpoint()
 
+    op = transfer("ALFA/main", "BRVO/main", 1)
+    raw = desk.world.make(*[op] * ops, sender="ALFA/main").raw
+    slices = 10
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
-        await desk.submit(*(desk.pay().raw for _ in range(64)))
+        # One envelope many times: nothing but admission takes time here.
+        await desk.submit(*[raw] * ((slices + 1) * ADMISSION_SLICE_BYTES // len(raw)))
         nursery.cancel_scope.cancel()
-    assert len(turns) >= 4
+    assert len(turns) >= slices // 2  # a slice ends with an envelope, however long
+
+
+async def test_what_became_final_between_two_slices_is_seen_by_the_second() -> None:
+    desk = Desk()
+    tx = desk.pay()
+    copies = [tx.raw] * (ADMISSION_SLICE_BYTES // len(tx.raw) + 2)
+
+    async def execute() -> None:
+        desk.world.block(tx)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(execute)
+        outcomes = await desk.submit(*copies)
+    assert outcomes[-1].result is Result.KNOWN
+    assert outcomes[-1].first == tx.hash
 
 
 async def test_clients_wait_while_several_blocks_are_pending_and_peers_do_not() -> None:
