@@ -14,6 +14,7 @@ from tests.sim.cluster import PATH, Cluster, Machine, MachineStore, get_vote_key
 from tests.sim.crypto import Keyring
 from tests.sim.network import Network
 from tests.sim.profiles import NO_EPOCHS, Plan
+from tests.sim.recovery import Operators, lose_journal
 from tests.sim.wire import Selective
 from tests.sim.worlds import Treasury, get_codes, make_genesis, make_values
 
@@ -88,7 +89,7 @@ class Scenario:
         self._set_up()
         self.cluster.run(self.plan.active_ms)
         self._end_faults()
-        stalled = self._wait_for_progress()
+        stalled = self._recover() or self._wait_for_progress()
         self._check_end()
         return stalled
 
@@ -253,6 +254,7 @@ class Scenario:
             "epoch": (self._change_set, (1, 3)),
             "lossy": (self._slow_one_down, (0, 2)),
             "selective": (self._drop_selectively, (2, 6)),
+            "recovery": (self._lose_quorum, (1, 1)),
         }
         for kind in sorted(plan.kinds & table.keys()):
             act, (least, most) = table[kind]
@@ -290,6 +292,16 @@ class Scenario:
                 cluster.filter = None
 
         self._at(cluster.now_ms + rng.randint(300, 5_000), end)
+
+    def _lose_quorum(self) -> None:
+        """Lose the journals of so many validators that the others are no quorum."""
+        rng, faults = self.rng, (len(self.codes) - 1) // 3
+        for code in rng.sample(self.codes, rng.randint(faults + 1, 2 * faults + 1)):
+            machine = self.cluster.machines[code]
+            self._at(
+                self.cluster.now_ms + rng.choice((0, 0, rng.randint(0, 1_000))),
+                lambda machine=machine: lose_journal(self.cluster, machine),
+            )
 
     def _slow_one_down(self) -> None:
         rng, cluster = self.rng, self.cluster
@@ -338,6 +350,8 @@ class Scenario:
         if not self.cluster.boot(machine) and machine.fault is not None:
             if not machine.was_forgetful:
                 raise Violation(f"{machine.id} does not start: {machine.fault}")
+            if "recovery" in self.plan.kinds:
+                return
             self.cluster.begin_new_journal(machine)
             self.cluster.boot(machine)
 
@@ -466,6 +480,15 @@ class Scenario:
             machine.disk.cut_at = machine.disk.fail_at = None
             machine.engine.crash_at = None
             self._boot(machine)
+
+    def _recover(self) -> str | None:
+        """Let a recovery document reopen the chain where too few can vote."""
+        if "recovery" not in self.plan.kinds:
+            return None
+        if Operators(self.cluster, self._boot).reopen():
+            return None
+        places = ", ".join(f"{m.id} {m.height}" for m in self.cluster.get_honest())
+        return f"a node cannot apply the recovery document: {places}"
 
     def _wait_for_progress(self) -> str | None:
         """Run until everything submitted is final on every honest machine, or too long."""
