@@ -35,7 +35,7 @@ from atpar.ledger.records import Proposal
 PROPOSABLE: Final = (
     "mint", "transfer", "redeem", "burn", "hold", "capture", "assign", "release", "attest",
     "freeze", "unfreeze", "seize", "pause", "unpause", "controls", "params", "validators",
-    "account", "asset", "participant",
+    "account", "asset", "participant", "evidence",
 )  # fmt: skip
 DEFAULT_EXPIRY: Final = "+24h"
 PROPOSAL: Final = click.argument("proposal")

@@ -13,7 +13,7 @@ import msgspec
 from atpar.cli.amounts import format_amount
 from atpar.cli.output import clean, fields
 from atpar.ledger.hashing import HashTag, compute_hash
-from atpar.ledger.jsonform import operation_name
+from atpar.ledger.jsonform import get_name_field, operation_name
 from atpar.ledger.operations import AssetTerms, Operation, Policy, Possession
 from atpar.ledger.transactions import BODY, Body
 
@@ -139,6 +139,8 @@ def _describe_struct(value: msgspec.Struct, money: _Money) -> Iterator[tuple[str
         elif name == "ops":
             yield "operations", len(item)
         elif isinstance(item, msgspec.Struct) and not isinstance(item, Policy):
+            if get_name_field(type(item)) is not None:
+                yield label, operation_name(type(item))
             yield from (
                 (f"{label} {inner}", value) for inner, value in _describe_struct(item, money)
             )

@@ -56,7 +56,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "statement": ("statement", "Show what moved on an account, with balances that add up."),
     "tx": ("tx", "Make, sign, join, send and look up transactions."),
     "verify": ("verify", "Check a receipt or proof offline, with no node."),
-    "evidence": ("evidence", "List, show and export double votes of validators."),
+    "evidence": ("evidence", "List, show, export and record double votes of validators."),
     "bench": ("bench.commands", "Measure what each part costs on this machine."),
     "completion": ("completion", "Print the shell completion script."),
 }

@@ -110,7 +110,7 @@ def show_account(state: State, *, account: str, proof: Path | None) -> None:
         lines += ["", *_draw_freezes(answer["freezes"], scales)]
     if answer["holds"]:
         lines += ["", *_draw_holds(answer["holds"], scales)]
-    lines += _save_proof(state, answer, proof)
+    lines += save_proof(state, answer, proof)
     state.output.show(answer, lines)
 
 
@@ -269,7 +269,7 @@ def show_asset(state: State, *, asset: str, proof: Path | None) -> None:
     ]
     numbers = ("may mint now", "capacity", "a day")
     lines = [*fields(rows), "", *table(("minter", *numbers), quotas, right=numbers)]
-    lines += _save_proof(state, answer, proof)
+    lines += save_proof(state, answer, proof)
     state.output.show(answer, lines)
 
 
@@ -445,7 +445,7 @@ def check_account(account: str) -> str:
     return account
 
 
-def _save_proof(state: State, answer: dict[str, Any], path: Path | None) -> list[str]:
+def save_proof(state: State, answer: dict[str, Any], path: Path | None) -> list[str]:
     """Check the proof of an answer, save it, and say so; the answer then carries its path."""
     if path is None:
         return []
