@@ -159,7 +159,7 @@ async def _submit(call: Call, envelopes: list[bytes]) -> list[TransactionState]:
 
 def _add_ids(raw: bytes, state: TransactionState) -> TransactionState:
     """Return the state with the transaction's ids, also where the node did not look at it."""
-    if state.code is not Code.NOT_READY or state.tx_id is not None:
+    if state.retry_after_ms is None or state.tx_id is not None:
         return state
     known = _state_undecided(raw)
     if known.status is TxStatus.REJECTED:

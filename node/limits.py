@@ -159,6 +159,17 @@ GC_YOUNG_OBJECTS: Final = 50_000
 """New objects before the cyclic collector looks at them. Python's default of 700 made it look at
 every payment's several times, for nothing: what a payment leaves behind has no cycles."""
 
+THREAD_SWITCH_S: Final = 0.001
+"""How soon a thread that has finished its fsync gets the interpreter from the busy main thread."""
+
+# ---- what clients send
+MAX_SUBMISSIONS_ADMITTED: Final = 2
+"""Submissions that are judged at a time: each takes a share of the loop that also votes."""
+CLIENTS_YIELD_S: Final = 0.2
+"""How long a submission waits while gossip is behind."""
+MAX_SUBMISSIONS_WAITING: Final = 8
+"""Further ones that wait for their turn; beyond that clients are asked to come back."""
+
 # ---- what the node remembers for its clients
 MAX_RECENT_STATES: Final = 50_000
 """Settled transactions answered from memory; admission times kept for the histogram."""

@@ -34,10 +34,13 @@ from atpar.node.gateway import (
 from atpar.node.gossip import Gossip
 from atpar.node.limits import (
     ADMISSION_SLICE,
+    CLIENTS_YIELD_S,
     MAX_ALARMS_SHOWN,
     MAX_DECODED_BLOCKS,
     MAX_PENDING_SCAN_SLICE,
     MAX_RECENT_STATES,
+    MAX_SUBMISSIONS_ADMITTED,
+    MAX_SUBMISSIONS_WAITING,
     MAX_UETR_ANSWERS,
     RETRY_AFTER_MS,
 )
@@ -102,6 +105,7 @@ class LocalGateway:
         self._blocks: OrderedDict[int, tuple[Block, tuple[Receipt, ...]]] = OrderedDict()
         self._waiters: dict[bytes, list[_Waiter]] = {}
         self._admitted_at: OrderedDict[bytes, float] = OrderedDict()
+        self._submissions = trio.CapacityLimiter(MAX_SUBMISSIONS_ADMITTED)
         self._alarms: OrderedDict[str, None] = OrderedDict()
         self._new_height = trio.Event()
 
@@ -116,7 +120,13 @@ class LocalGateway:
         """Admit envelopes to the mempool; return one answer per envelope, in order."""
         if self.state is not NodeState.CATCHING_UP:
             return [self._state_not_ready(raw) for raw in envelopes]
-        outcomes = await self._admission.admit(envelopes, Priority.CLIENTS)
+        if self._submissions.statistics().tasks_waiting >= MAX_SUBMISSIONS_WAITING:
+            return [_state_busy(raw) for raw in envelopes]
+        async with self._submissions:
+            # What peers pass on may stand in the next block: so it goes first, for a while.
+            with trio.move_on_after(CLIENTS_YIELD_S):
+                await self._network.gossip_inbox.wait_empty()
+            outcomes = await self._admission.admit(envelopes, Priority.CLIENTS)
         self._note_admitted(outcomes)
         states = []
         for position, outcome in enumerate(outcomes):
@@ -476,6 +486,12 @@ def _remember(book: OrderedDict[bytes, T], key: bytes, value: T) -> None:
     book[key] = value
     while len(book) > MAX_RECENT_STATES:
         book.popitem(last=False)
+
+
+def _state_busy(raw: bytes) -> TransactionState:
+    del raw  # looking at it would be the work that there is no room for
+    message = "too many submissions are waiting; send the same bytes again later"
+    return _reject(None, Code.MEMPOOL_FULL, message, retry_after_ms=RETRY_AFTER_MS)
 
 
 def _pend(tx: Transaction, status: TxStatus) -> TransactionState:

@@ -197,6 +197,7 @@ class Inbox:
         self._bytes: dict[str, int] = {}
         self._room: dict[str, trio.Event] = {}
         self._arrival = trio.Event()
+        self._emptied = trio.Event()
         self._count = 0
         self.on_arrival: Callable[[], None] = lambda: None
         """Called at each message taken, for a reader that waits for other things too."""
@@ -251,8 +252,16 @@ class Inbox:
                 self._arrival = trio.Event()
                 await self._arrival.wait()
 
+    async def wait_empty(self) -> None:
+        """Wait until the reader has taken everything."""
+        while self._count:
+            await self._emptied.wait()
+
     def _release(self, peer: str, size: int) -> None:
         self._count -= 1
+        if not self._count:
+            emptied, self._emptied = self._emptied, trio.Event()
+            emptied.set()
         left = self._bytes[peer] - size
         if left:
             self._bytes[peer] = left

@@ -11,6 +11,7 @@ kind of person to call.
 
 import gc
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ from atpar.node.gossip import Gossip
 from atpar.node.http_server import HttpBounds
 from atpar.node.identity import Roots, check_own_leaf
 from atpar.node.journal import Journal
-from atpar.node.limits import GC_YOUNG_OBJECTS, WATCH_INTERVAL_S
+from atpar.node.limits import GC_YOUNG_OBJECTS, THREAD_SWITCH_S, WATCH_INTERVAL_S
 from atpar.node.local_gateway import LocalGateway
 from atpar.node.logs import Position, configure_logging, get_logger
 from atpar.node.mempool import Added, Mempool
@@ -102,6 +103,7 @@ async def run_node(
     """
     stop = trio.Event()
     relax_collector()
+    sys.setswitchinterval(THREAD_SWITCH_S)
     with _single_fault():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch_signals, stop)

@@ -139,6 +139,9 @@ class Verifier:
         self._jobs: set[_Job] = set()
         self._running: list[_Worker] = []
         self._ticket = 0
+        self._in_line = dict.fromkeys(Priority, 0)
+        """Calls that are being checked without workers."""
+        self._in_line_turns = trio.lowlevel.ParkingLot()
         self._is_stopped = False
 
     # ---- for everybody
@@ -250,11 +253,19 @@ class Verifier:
     async def _verify_in_line(
         self, triples: Sequence[SignedTriple], priority: Priority
     ) -> list[bool]:
+        """Check piece by piece; while something more urgent is being checked, wait."""
         began = trio.current_time()
         verdicts: list[bool] = []
-        for start in range(0, len(triples), VERIFY_PIECE_SIGNATURES):
-            await trio.lowlevel.checkpoint()
-            verdicts += verify_batch(triples[start : start + VERIFY_PIECE_SIGNATURES])
+        self._in_line[priority] += 1
+        try:
+            for start in range(0, len(triples), VERIFY_PIECE_SIGNATURES):
+                await trio.lowlevel.checkpoint()
+                while any(self._in_line[other] for other in Priority if other < priority):
+                    await self._in_line_turns.park()
+                verdicts += verify_batch(triples[start : start + VERIFY_PIECE_SIGNATURES])
+        finally:
+            self._in_line[priority] -= 1
+            self._in_line_turns.unpark_all()
         self._report(priority, len(triples), trio.current_time() - began)
         return verdicts
 

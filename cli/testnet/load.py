@@ -27,10 +27,12 @@ MAX_REQUESTS_PER_NODE: Final = 32
 DOWN_S: Final = 0.5
 """How long a node that did not answer is passed over."""
 RESEND_AFTER_S: Final = 2.0
+RESEND_PATIENCE: Final = 3.0
+"""A payment is not sent again before this many times what payments take now: that would be load."""
 RESEND_CHECK_S: Final = 0.25
 """Also how soon what reached no node at all is sent again."""
 DRAIN_S: Final = 30.0
-"""How long after the last send the fate of every payment must be known; then it is lost."""
+"""After the last send: once no payment's fate has become known for this long, the rest are lost."""
 NEVER: Final = float("nan")
 
 
@@ -111,17 +113,22 @@ class Load:
         """Unsettled payments, and when each may be sent again; in order of sending."""
         self._all_settled = trio.Event()
         self._all_sent = False
+        self._usual_s = 0.0
+        """How long the last payment took that became final."""
 
     async def run(self, *, drain_s: float = DRAIN_S) -> None:
-        """Send everything on schedule; return when every fate is known, or `drain_s` later."""
+        """Send all on schedule; return when every fate is known, or none was for `drain_s`."""
         self._start = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._resend_loop)
             await self._send_on_schedule(nursery)
             self._all_sent = True
             self._check_settled()
-            with trio.move_on_after(drain_s):
-                await self._all_settled.wait()
+            settled = -1
+            while settled < self.tally.count_settled():
+                settled = self.tally.count_settled()
+                with trio.move_on_after(drain_s):
+                    await self._all_settled.wait()
             nursery.cancel_scope.cancel()
 
     def note_final(self, tx_hash: bytes, code: int) -> None:
@@ -131,6 +138,7 @@ class Load:
             return
         elapsed = trio.current_time() - self._start - self.tally.due[index]
         self.tally.final_after_ms[index] = elapsed * 1000
+        self._usual_s = elapsed
         if code == Code.OK:
             self.tally.succeeded.append(index)
             # A refusal of a copy that came too late does not count against the payment.
@@ -161,10 +169,10 @@ class Load:
 
     async def _send(self, indexes: list[int]) -> bool:
         """Send to the next node that answers; return whether one did."""
-        now = trio.current_time()
+        again = trio.current_time() + max(RESEND_AFTER_S, RESEND_PATIENCE * self._usual_s)
         for index in indexes:
             self._last_sent.pop(index, None)
-            self._last_sent[index] = now + RESEND_AFTER_S
+            self._last_sent[index] = again
         for _ in range(len(self._targets)):
             number = self._choose_target()
             try:
@@ -176,7 +184,8 @@ class Load:
                 self._down_until[number] = trio.current_time() + DOWN_S
                 continue
             for index, verdict in zip(indexes, verdicts, strict=True):
-                self._note_verdict(index, verdict)
+                if not verdict.accepted:
+                    self._note_refusal(index, verdict)
             self._check_settled()
             return True
         for index in self._last_sent.keys() & set(indexes):
@@ -195,8 +204,8 @@ class Load:
         self._next_target = (first + 1) % size
         return first
 
-    def _note_verdict(self, index: int, verdict: Verdict) -> None:
-        if verdict.accepted or self.tally.is_settled(index):
+    def _note_refusal(self, index: int, verdict: Verdict) -> None:
+        if self.tally.is_settled(index):
             return
         if verdict.retry_after_s is None:
             self.tally.failed[index] = verdict.code

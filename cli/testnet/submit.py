@@ -27,6 +27,7 @@ class _Batch(msgspec.Struct):
 
 
 _DECODER: Final = msgspec.msgpack.Decoder(_Batch)
+_ACCEPTED: Final = Verdict(accepted=True)
 _encode: Final = msgspec.msgpack.encode
 
 
@@ -60,7 +61,7 @@ class ApiTarget:
 
 def _judge(result: _Result) -> Verdict:
     if result.status != "rejected":
-        return Verdict(accepted=True)
+        return _ACCEPTED
     retry_s = None if result.retry_after_ms is None else result.retry_after_ms / 1000
     code = Code.__members__.get(result.code)
     return Verdict(

@@ -93,6 +93,40 @@ async def test_busy_load_sends_many_payments_in_one_request(
     assert max(load.tally.final_after_ms.values()) <= 100 + MAX_TICK_S * 1000 + 1e-6
 
 
+async def test_load_waits_as_long_as_fates_become_known(
+    nursery: trio.Nursery, clock: trio.testing.MockClock
+) -> None:
+    node = FakeNode(nursery, delay_s=None)
+    load = Load(make_payments(4), [node], rate=100)
+
+    async def finish_slowly() -> None:
+        for number in range(3):
+            await trio.sleep(0.9)
+            load.note_final(b"hash-%d" % number, Code.OK)
+
+    start = trio.current_time()
+    nursery.start_soon(finish_slowly)
+    await load.run(drain_s=1.0)
+    # Three intervals with a fate each, and one without.
+    assert 3.6 < trio.current_time() - start < 4.2
+    assert (len(load.tally.succeeded), load.tally.lost) == (3, 1)
+
+
+async def test_load_is_patient_with_nodes_that_are_slow_for_all(
+    nursery: trio.Nursery, clock: trio.testing.MockClock
+) -> None:
+    node = FakeNode(nursery, delay_s=1.5)
+    load = Load(make_payments(400), [node], rate=100)
+    node.on_final = load.note_final
+    await load.run()
+    late = FakeNode(nursery, delay_s=2.5)
+    again = Load(make_payments(400), [late], rate=100)
+    late.on_final = again.note_final
+    again._usual_s = 2.5
+    await again.run()
+    assert len(node.received) == len(late.received) == 400
+
+
 async def test_load_keeps_sending_while_nothing_becomes_final(
     nursery: trio.Nursery, clock: trio.testing.MockClock
 ) -> None:

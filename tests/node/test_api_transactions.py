@@ -1,5 +1,6 @@
 """Submitting, waiting for and finding transactions through the API."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.operations import Void
 from atpar.ledger.proofs import ReceiptClaim, compute_trust_root, parse_proof, verify_proof
 from atpar.ledger.transactions import Body, Transaction, decode_transaction, encode_envelope
-from atpar.node.gateway import NodeState
+from atpar.node.gateway import NodeState, TransactionState, TxStatus
 from atpar.node.limits import MAX_BATCH_ENVELOPES
 from tests.ledger.world import World, key_of, public, transfer
 from tests.node.api_client import MSGPACK, Harness, encode, settle
@@ -167,6 +168,23 @@ async def test_full_mempool_is_429_with_retry_after(harness: Harness) -> None:
     )
     assert harness.check(response, 429)["code"] == "MEMPOOL_FULL"
     assert response.headers["retry-after"] == "2"
+
+
+async def test_node_that_looked_at_nothing_is_429_with_the_ids_all_the_same(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = TransactionState(
+        b"", TxStatus.REJECTED, code=Code.MEMPOOL_FULL, message="busy", retry_after_ms=1_000
+    )
+
+    async def refuse(envelopes: Sequence[bytes]) -> list[TransactionState]:
+        await trio.lowlevel.checkpoint()
+        return [state for _ in envelopes]
+
+    monkeypatch.setattr(harness.gateway, "submit", refuse)
+    txs = [pay(harness.world, n) for n in (1, 2)]
+    problem = await harness.submit(*txs, status=429)
+    assert [each["tx_hash"] for each in problem["results"]] == [tx.hash.hex() for tx in txs]
 
 
 async def test_node_that_is_not_ready_is_503_with_retry_after_and_the_ids(

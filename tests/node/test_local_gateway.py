@@ -16,11 +16,18 @@ from atpar.node import actions
 from atpar.node.admission import Admission
 from atpar.node.finals import RecentFinals
 from atpar.node.framing import Channel
-from atpar.node.gateway import NodeState, PeerState, TxStatus
+from atpar.node.gateway import NodeState, PeerState, TransactionState, TxStatus
 from atpar.node.gossip import BATCH, Gossip
-from atpar.node.limits import MAX_ALARMS_SHOWN, MAX_RECENT_STATES
+from atpar.node.limits import (
+    CLIENTS_YIELD_S,
+    MAX_ALARMS_SHOWN,
+    MAX_RECENT_STATES,
+    MAX_SUBMISSIONS_ADMITTED,
+    MAX_SUBMISSIONS_WAITING,
+    RETRY_AFTER_MS,
+)
 from atpar.node.local_gateway import LocalGateway, _remember
-from atpar.node.peers import Inbox, PeerSpec
+from atpar.node.peers import Inbox, PeerSpec, Received
 from atpar.node.verifier import Verifier
 from atpar.node.votewatch import VoteWatch
 from tests.ledger.world import HOUR_MS, transfer
@@ -294,6 +301,44 @@ async def test_alarms_stay_in_sight_and_bounded(tmp_path: Path) -> None:
         alarms = (await made.gateway.status()).alarms
         assert len(alarms) == MAX_ALARMS_SHOWN
         assert alarms[-1] == f"equivocation: number {MAX_ALARMS_SHOWN}"
+
+
+async def test_submissions_wait_up_to_a_bound_and_one_more_is_asked_to_come_back(
+    tmp_path: Path,
+) -> None:
+    async with desk(tmp_path) as made:
+        *waiting, refused = [made.pay() for _ in range(MAX_SUBMISSIONS_WAITING + 1)]
+        states: dict[bytes, TransactionState] = {}
+
+        async def submit(tx: Transaction) -> None:
+            (states[tx.hash],) = await made.gateway.submit([tx.raw])
+
+        busy = [object() for _ in range(MAX_SUBMISSIONS_ADMITTED)]
+        for each in busy:
+            made.gateway._submissions.acquire_on_behalf_of_nowait(each)
+        async with trio.open_nursery() as nursery:
+            for tx in waiting:
+                nursery.start_soon(submit, tx)
+            while made.gateway._submissions.statistics().tasks_waiting < MAX_SUBMISSIONS_WAITING:
+                await trio.lowlevel.checkpoint()
+            await submit(refused)
+            state = states[refused.hash]
+            assert (state.status, state.code) == (TxStatus.REJECTED, Code.MEMPOOL_FULL)
+            assert state.retry_after_ms == RETRY_AFTER_MS
+            for each in busy:
+                made.gateway._submissions.release_on_behalf_of(each)
+        assert {states[tx.hash].status for tx in waiting} == {TxStatus.ACCEPTED}
+
+
+async def test_submission_lets_gossip_go_first_but_not_for_ever(tmp_path: Path) -> None:
+    async with desk(tmp_path) as made:
+        tx = made.pay()
+        made.network.gossip_inbox.offer(Received("BRVO", Channel.TRANSACTIONS, b"unread"))
+        began = trio.current_time()
+        (state,) = await made.gateway.submit([tx.raw])
+        assert state.status is TxStatus.ACCEPTED
+        assert trio.current_time() - began >= CLIENTS_YIELD_S
+        made.network.gossip_inbox.receive_nowait()
 
 
 async def test_remembered_states_are_bounded() -> None:

@@ -263,3 +263,24 @@ def test_addresses_have_a_host_and_a_port() -> None:
     assert PeerSpec("ALFA", "::1", 7201).address == "[::1]:7201"
     assert PeerSpec("ALFA", "bank.example", 7201).address == "bank.example:7201"
     assert PeerSpec("AUDT").address == ""
+
+
+async def test_wait_empty_returns_once_the_last_message_is_taken() -> None:
+    inbox = Inbox()
+    emptied = []
+
+    async def wait() -> None:
+        await inbox.wait_empty()
+        emptied.append(True)
+
+    with trio.fail_after(5):
+        await inbox.wait_empty()
+        inbox.offer(Received("ALFA", Channel.TRANSACTIONS, b"1"))
+        inbox.offer(Received("BRVO", Channel.TRANSACTIONS, b"2"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            inbox.receive_nowait()
+            await trio.testing.wait_all_tasks_blocked()
+            assert emptied == []
+            inbox.receive_nowait()
+        assert emptied == [True]

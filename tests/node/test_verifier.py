@@ -140,6 +140,40 @@ async def run_in_scope(
         await verifier.run()
 
 
+async def test_in_line_what_is_urgent_overtakes_what_is_being_checked() -> None:
+    order: list[str] = []
+    verifier = Verifier(workers=0, metrics=Metrics())
+
+    async def verify(name: str, priority: Priority, pieces: int) -> None:
+        triples = make_triples(VERIFY_PIECE_SIGNATURES) * pieces
+        assert all(await verifier.verify(triples, priority))
+        order.append(name)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(verify, "clients", Priority.CLIENTS, 2)
+        nursery.start_soon(verify, "gossip", Priority.GOSSIP, 3)
+        await trio.lowlevel.checkpoint()
+        nursery.start_soon(verify, "block", Priority.BLOCKS, 6)
+    assert order == ["block", "gossip", "clients"]
+
+
+async def test_in_line_a_caller_that_leaves_lets_the_others_on() -> None:
+    verifier = Verifier(workers=0, metrics=Metrics())
+    triples = make_triples(VERIFY_PIECE_SIGNATURES) * 4
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def leave() -> None:
+            with scope:
+                await verifier.verify(triples, Priority.BLOCKS)
+
+        nursery.start_soon(leave)
+        await trio.lowlevel.checkpoint()
+        scope.cancel()
+        with trio.fail_after(DEADLINE_S):
+            assert all(await verifier.verify(triples, Priority.CLIENTS))
+
+
 @pytest.mark.parametrize(("workers", "for_clients"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)])
 async def test_clients_leave_half_of_the_workers_to_others(
     tmp_path: Path, workers: int, for_clients: int
