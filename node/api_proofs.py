@@ -7,6 +7,7 @@ from typing import Any, Final
 from atpar.ledger import reads
 from atpar.ledger.blocks import Block
 from atpar.ledger.codec import encode
+from atpar.ledger.commitment import read_state_table
 from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.limits import HOUR_MS
 from atpar.ledger.merkle import build_levels, get_path
@@ -21,6 +22,7 @@ from atpar.ledger.proving import (
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import CURRENT, ID_BUCKETS, PARAMS, hour_key
 from atpar.ledger.state import Section
+from atpar.ledger.tree import compute_state_root
 from atpar.node.api_http import Call
 from atpar.node.gateway import Placement
 from atpar.node.limits import PROOF_BLOCK_CACHE
@@ -89,13 +91,13 @@ def make_account_proof(call: Call, account: str, held: Sequence[str]) -> ProofFi
         assets = [code for code, _ in reads.list_assets(call.final.view)]
     if not assets:
         raise Problem(ApiCode.NOT_PROVABLE, "the ledger has no asset yet")
-    finality = _get_finality(call, call.final.header.height)
+    finality = _get_final(call)
     return _make_file(call, build_account_proof(call.final.view, account, assets, finality))
 
 
 def make_solvency_proof(call: Call) -> ProofFile:
     """Return the proof of supply against reserve in the final state that the call reads."""
-    finality = _get_finality(call, call.final.header.height)
+    finality = _get_final(call)
     return _make_file(call, build_solvency_proof(call.final.view, finality))
 
 
@@ -116,7 +118,8 @@ def make_expiry_proof(
     dropped_ms = (valid_until_ms // HOUR_MS + 1) * HOUR_MS + params.tx_id_retention_ms
     is_provable = valid_until_ms < final.header.timestamp_ms < dropped_ms
     is_long = bucket is not None and bucket.count > MAX_LISTED_IDS
-    if not is_provable or is_long or call.grant.participants is not None:
+    is_open = call.grant.participants is None and _is_certified(call)
+    if not is_provable or is_long or not is_open:
         return None
     proof = build_expiry_proof(
         final.view,
@@ -130,7 +133,7 @@ def make_expiry_proof(
 
 def make_record_proof(call: Call, section: Section[Any], key: bytes) -> ProofFile:
     """Return the proof of one record in the final state that the call reads, or of its absence."""
-    finality = _get_finality(call, call.final.header.height)
+    finality = _get_final(call)
     return _make_file(call, build_record_proof(call.final.view, section, key, finality))
 
 
@@ -138,6 +141,28 @@ def _make_file(call: Call, proof: Proof) -> ProofFile:
     """Return a proof with the steps that lead from the genesis set to the one that signed it."""
     epoch = proof.finality.finalization.proposition.epoch
     return build_proof_file(proof, call.reader.get_epoch_steps(epoch))
+
+
+def _get_final(call: Call) -> FinalityProof:
+    """Return what makes the block final whose state the call reads.
+
+    Raises:
+        Problem: a recovery document changed that state, or it is the genesis.
+    """
+    height = call.final.header.height
+    if not _is_certified(call):
+        raise Problem(
+            ApiCode.NOT_PROVABLE,
+            f"a recovery document changed the validators after block {height}: the next final"
+            " block proves this state",
+        )
+    return _get_finality(call, height)
+
+
+def _is_certified(call: Call) -> bool:
+    """Return whether the final block's header has the root of the state that the call reads."""
+    table = read_state_table(call.final.view)
+    return compute_state_root(table.sections, table.assets) == call.final.header.state_root
 
 
 def _get_finality(call: Call, height: int) -> FinalityProof:

@@ -18,7 +18,13 @@ from atpar.ledger.proofs import (
 from atpar.ledger.reads import get_account
 from atpar.ledger.types import Direction
 from atpar.node.limits import MAX_PAGE_ENTRIES
-from tests.ledger.world import CNH, HKD, World, transfer
+from atpar.node.recover import (
+    add_signature,
+    apply_recovery,
+    compute_sign_body,
+    draft_recovery,
+)
+from tests.ledger.world import BANKS, CNH, HKD, World, key_of, transfer
 from tests.node.api_client import Harness
 
 
@@ -370,3 +376,20 @@ async def test_msgpack_answer_has_the_same_fields_with_bin_and_integers(harness:
 
 def test_world_has_the_accounts_these_tests_name() -> None:
     assert {"ALFA/main", "DLTA/main", "JDCL/compliance"} <= set(World().policies)
+
+
+async def test_state_that_a_recovery_changed_is_not_proven_until_the_next_block(
+    harness: Harness,
+) -> None:
+    """No header has its root: a proof would not verify, and must not look like one that lies."""
+    store = harness.gateway.store
+    drafted = draft_recovery(store)
+    for bank in BANKS[:3]:
+        signature = key_of(f"{bank}-gov").sign(compute_sign_body(drafted)).signature
+        drafted = add_signature(drafted, bank, signature)
+    apply_recovery(store, drafted, None)
+    for path in (f"/v1/assets/{HKD}?proof=1", "/v1/accounts/ALFA/main?proof=1"):
+        problem = await harness.get(path, status=409)
+        assert problem["code"] == "NOT_PROVABLE"
+        assert "the next final block proves this state" in problem["detail"]
+    assert (await harness.get(f"/v1/assets/{HKD}"))["proof"] is None
