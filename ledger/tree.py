@@ -14,23 +14,23 @@ contents alone. The empty tree has the root of 32 zero bytes.
 
 Sixteen-way because Python pays per hash call, not per byte: a million entries are five levels. A
 block's changes are sorted by key hash and applied depth first, so every touched node is read,
-copied and hashed once, while it is in the processor's cache.
+patched and hashed once, while it is in the processor's cache.
 
-Nodes are kept as bytes in the overlays next to the records (`View.get_node`, `Overlay.nodes`),
-under length of the tree id + tree id + path, one byte a nibble:
-
-    tag and id 30 | occupancy u16 | slots of 40 | u8 length of each slot's key | keys of the leaves
-
-Everything before the lengths is exactly what is hashed. The keys of leaves (length 0: a node) let
-one be pushed down, pulled up, or shown in a proof, without searching the records. Empty slots take
-no room in the hash: most nodes of a large tree have two or three entries, and sixteen slots with
-zeros made them three times as large and the update a fifth slower; the occupancy says the same.
+Nodes are kept in pages (`pages.py`) in the overlays next to the records (`View.get_node`,
+`Overlay.nodes`), under length of the tree id + tree id + path, one byte a nibble. They hold the
+keys of leaves, so that one can be pushed down, pulled up, or shown in a proof, without searching
+the records. Empty slots take no room in the hash: most nodes of a large tree have
+two or three entries, and sixteen slots with zeros made them three times as large and the update a
+fifth slower; the occupancy says the same.
 """
 
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
+from operator import eq, itemgetter
 from typing import Annotated, Final, NamedTuple, Protocol
 
 from msgspec import Meta
@@ -46,24 +46,33 @@ from atpar.ledger.limits import (
     MAX_TREE_KEY_BYTES,
     TREE_FANOUT,
 )
+from atpar.ledger.pages import (
+    COUNT,
+    HASHED_AT,
+    HEAD_BYTES,
+    SLOT_BYTES,
+    TOP,
+    Child,
+    Opened,
+    compute_sum,
+    find_item,
+    open_node,
+    pack_u64,
+    read_ends,
+    read_masks,
+    read_u64,
+    write_slot,
+)
 from atpar.ledger.state import Overlay, View
 from atpar.ledger.types import ZERO_HASH, AssetCode, Hash, TimeMs
 
-_ID_AT: Final = len(HashTag.NODE.value)
-_OCCUPANCY_AT: Final = _ID_AT + 1 + MAX_TREE_ID_BYTES
-_SLOTS_AT: Final = _OCCUPANCY_AT + 2
-_SLOT: Final = 40
 _KEY_PREFIX: Final = HashTag.KEY.value
 _BYTE: Final = [bytes([n]) for n in range(256)]
+_AFTER: Final = [bytes([n + 1]) for n in range(TREE_FANOUT)]
+"""Nibble -> the byte with which the paths after all of its own go on."""
 _NIBBLES: Final = bytes.maketrans(b"0123456789abcdef", bytes(range(TREE_FANOUT)))
-_write_slot = struct.Struct(">32sQ").pack_into
-_read_slot = struct.Struct(">32sQ").unpack_from
-_pack_u64 = struct.Struct(">Q").pack
-_read_u64 = struct.Struct(">Q").unpack_from
 
-_Node = bytes | bytearray
-
-assert _SLOTS_AT == 32
+assert len(HashTag.NODE.value) + 1 + MAX_TREE_ID_BYTES == HEAD_BYTES
 
 
 class NodeReader(Protocol):
@@ -131,8 +140,9 @@ _Item = tuple[bytes, bytes | None, int, bytes]
 Where is the key of the root node and the 64 nibbles of the path: its prefixes are the keys of the
 nodes that the change can touch, and items sort by it.
 """
-_Child = tuple[bytes, int, bytes]
-"""What stands in a slot: hash, sum, and for a leaf its full key (empty for a node)."""
+
+
+_get_path = itemgetter(0)
 
 
 def update_tree(overlay: Overlay, tree: bytes, changes: Iterable[TreeChange]) -> TreeRoot:
@@ -154,7 +164,7 @@ def _prepare(tree: bytes, changes: Iterable[TreeChange]) -> list[_Item]:
     if len(tree) > MAX_TREE_ID_BYTES:
         raise AssertionError(f"tree id {tree!r} has more than {MAX_TREE_ID_BYTES} bytes")
     head, root_key = _compute_head(HashTag.LEAF, tree), _compute_node_key(tree)
-    by_path: dict[bytes, _Item] = {}
+    items: list[_Item] = []
     for key, value, amount in changes:
         if not 1 <= len(key) <= MAX_TREE_KEY_BYTES:
             raise AssertionError(f"key of {len(key)} bytes, expected 1 to {MAX_TREE_KEY_BYTES}")
@@ -162,11 +172,16 @@ def _prepare(tree: bytes, changes: Iterable[TreeChange]) -> list[_Item]:
             raise AssertionError(f"amount {amount} is outside 0..{MAX_SUM}")
         path = root_key + sha256(_KEY_PREFIX + key).hexdigest().encode().translate(_NIBBLES)
         if value is None:
-            by_path[path] = (path, None, 0, key)
+            items.append((path, None, 0, key))
         else:
-            digest = sha256(head + _BYTE[len(key)] + key + value).digest()
-            by_path[path] = (path, digest, amount, key)
-    return sorted(by_path.values())
+            digest = sha256(b"".join((head, _BYTE[len(key)], key, value))).digest()
+            items.append((path, digest, amount, key))
+    items.sort(key=_get_path)
+    paths = [item[0] for item in items]
+    if any(map(eq, paths, islice(paths, 1, None))):
+        # The sort is stable, so the last of several is the one that stays.
+        items = list({item[0]: item for item in items}.values())
+    return items
 
 
 def _find_nodes(view: View, root_key: bytes) -> View:
@@ -181,219 +196,260 @@ def _find_nodes(view: View, root_key: bytes) -> View:
 
 
 class _Update:
-    """One batch of changes to one tree: a depth-first walk over the paths it touches.
+    """One batch of changes to one tree: a depth-first walk over the pages it touches.
 
-    The hot path of every block. A node is one byte string: it is copied once with its slots patched
-    and hashed once, whatever the number of changes below it. Its new sum is its old one plus the
-    differences of its slots.
+    The hot path of every block. New values of entries that are there are written into a copy of
+    their page, whatever the number of changes in it. Where an entry comes or goes, the page is
+    taken apart afterwards, and packed again. A sum changes by the differences of the slots below;
+    none can be above the root's, which is checked.
     """
 
-    __slots__ = ("_empty", "_get_node", "_items", "_nodes", "_paths", "_root_key")
+    __slots__ = ("_formed", "_get_node", "_head", "_items", "_nodes", "_paths", "_root_key")
 
     def __init__(self, overlay: Overlay, tree: bytes, items: Sequence[_Item]) -> None:
         self._root_key = _compute_node_key(tree)
         self._get_node = _find_nodes(overlay, self._root_key).get_node
         self._nodes = overlay.nodes
-        self._empty = _compute_head(HashTag.NODE, tree) + bytes(2)
+        self._head = _compute_head(HashTag.NODE, tree)
         self._items = items
         self._paths = [item[0] for item in items]
+        self._formed: dict[bytes, Child | None] = {}
+        """What became of pages that no longer stand as such in their parent."""
 
     def run(self) -> TreeRoot:
         """Apply everything; return the new root."""
-        root = self._get_node(self._root_key)
-        total = 0 if root is None else _compute_sum(root)
-        child = self._update_node(self._root_key, 0, len(self._items), total)
-        return EMPTY_ROOT if child is None else TreeRoot(child[0], child[1])
-
-    def _update_node(self, node_key: bytes, start: int, end: int, total: int) -> _Child | None:
-        """Apply items[start:end], which all lie below a node.
-
-        `total` is the node's sum so far. Returns what now stands in its place: the node, its only
-        leaf, or nothing.
-        """
-        items, paths, at = self._items, self._paths, len(node_key)
-        data = self._get_node(node_key)
-        if data is None and node_key != self._root_key:
-            raise AssertionError(f"node missing at {node_key!r}")
-        node = bytearray(data or self._empty)
-        occupancy = node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]
-        top = _SLOTS_AT + _SLOT * occupancy.bit_count()
-        # Ascending, so the last place of a nibble (found by a scan in C) ends its group.
-        nibbles = bytes([path[at] for path in paths[start:end]])
-        done = 0
-        while done < len(nibbles):
-            nibble, first = nibbles[done], start + done
-            done = nibbles.rindex(nibble) + 1
-            last, bit = start + done, 1 << nibble
-            rank = (occupancy & bit - 1).bit_count()
-            slot_at = _SLOTS_AT + _SLOT * rank
-            if not occupancy & bit:
-                child = self._update_leaf(None, first, last, at + 1)
-            elif node[top + rank]:
-                _, digest, amount, key = items[first]
-                if digest is not None and last - first == 1 and _get_key(node, top, rank) == key:
-                    total += amount - _read_u64(node, slot_at + 32)[0]
-                    _write_slot(node, slot_at, digest, amount)
-                    continue
-                child = self._update_leaf(_get_child(node, nibble), first, last, at + 1)
+        root_key, end = self._root_key, len(self._items)
+        root = self._get_node(root_key)
+        try:
+            if root is None:
+                child = self._rebuild(root_key, Opened({}), [(0, end)])
             else:
-                (old_total,) = _read_u64(node, slot_at + 32)
-                if last - first == 1:
-                    child = self._update_one(items[first], first, at + 1, old_total)
-                else:
-                    child = self._update_node(paths[first][: at + 1], first, last, old_total)
-                if child is not None and not child[2]:
-                    _write_slot(node, slot_at, child[0], child[1])
-                    total += child[1] - old_total
-                    continue
-            total += _set_slot(node, nibble, child)
-            occupancy = node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]
-            top = _SLOTS_AT + _SLOT * occupancy.bit_count()
-        return self._store(node_key, node, total)
+                child = self._update_page(root_key, 0, end, compute_sum(root))
+        except struct.error as error:
+            raise AssertionError(f"a sum does not fit its slot: {error}") from error
+        if child is None:
+            return EMPTY_ROOT
+        if not 0 <= child[1] <= MAX_SUM:
+            raise AssertionError(f"sum {child[1]} is outside 0..{MAX_SUM}")
+        return TreeRoot(child[0], child[1])
 
-    def _update_one(self, item: _Item, index: int, at: int, total: int) -> _Child | None:
-        """Apply one item, items[index], to the node whose key is the first `at` bytes of its path.
+    def _update_page(self, node_key: bytes, start: int, end: int, total: int) -> Child | None:
+        """Apply items[start:end], which all lie below the page of a node with this sum.
 
-        The same as `_update_node` without the grouping: in a large tree most nodes that a block
-        touches have one change below them.
+        Returns what now stands in its place; a page of its own is written, and has an empty form.
         """
-        path = item[0]
-        node_key, bit = path[:at], 1 << path[at]
-        node = self._get_node(node_key)
-        if node is None:
+        data = self._get_node(node_key)
+        if data is None:
             raise AssertionError(f"node missing at {node_key!r}")
-        occupancy = node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]
-        if not occupancy & bit:
-            return self._update_node(node_key, index, index + 1, total)
-        rank, count = (occupancy & bit - 1).bit_count(), occupancy.bit_count()
-        slot_at, top = _SLOTS_AT + _SLOT * rank, _SLOTS_AT + _SLOT * count
-        (old_total,) = _read_u64(node, slot_at + 32)
-        length = node[top + rank]
-        if length:
-            _, digest, amount, key = item
-            key_at = top + count + sum(node[top : top + rank])
-            if digest is None or node[key_at : key_at + length] != key:
-                return self._update_node(node_key, index, index + 1, total)
-        else:
-            child = self._update_one(item, index, at + 1, old_total)
-            if child is None or child[2]:
-                return self._reshape(node_key, node, path[at], child, total)
-            digest, amount, _ = child
-        total += amount - old_total
-        if not 0 <= total <= MAX_SUM:
-            raise AssertionError(f"sum {total} is outside 0..{MAX_SUM} at {node_key!r}")
-        changed = b"".join((node[:slot_at], digest, _pack_u64(amount), node[slot_at + _SLOT :]))
-        self._nodes[node_key] = changed
-        return sha256(changed[:top]).digest(), total, b""
+        page = bytearray(data)
+        odd: list[tuple[int, int]] = []
+        total += self._patch(page, 0, len(node_key), start, end, odd)
+        if odd:
+            return self._rebuild(node_key, open_node(page, 0), odd)
+        self._nodes[node_key] = changed = bytes(page)
+        _, _, occupancy = read_masks(changed)
+        return sha256(changed[HASHED_AT : TOP[occupancy]]).digest(), total, b""
 
-    def _reshape(
-        self, node_key: bytes, data: bytes, nibble: int, child: _Child | None, total: int
-    ) -> _Child | None:
-        """Put what is left of a node below into its slot."""
-        node = bytearray(data)
-        total += _set_slot(node, nibble, child)
-        return self._store(node_key, node, total)
+    def _patch(
+        self, page: bytearray, node: int, at: int, start: int, end: int, odd: list[tuple[int, int]]
+    ) -> int:
+        """Write what items[start:end] change in a node of a page; return how its sum changes.
 
-    def _update_leaf(self, old: _Child | None, start: int, end: int, at: int) -> _Child | None:
-        """Return what stands where one leaf was, or nothing, after items[start:end].
-
-        `at` is the length of the key that a node there has.
+        `at` is the length of the node's key. Items whose entry comes or goes are left alone and
+        their ranges added to `odd`: the sum and the hashes above them then count for nothing.
         """
+        paths = self._paths
+        leaves, inside, occupancy = read_masks(page, node)
+        top, delta, first = node + TOP[occupancy], 0, start
+        while first < end:
+            path, last = paths[first], first + 1
+            nibble = path[at]
+            if last < end and paths[last][at] == nibble:
+                last = bisect_left(paths, path[:at] + _AFTER[nibble], last, end)
+            span, bit, first = (first, last), 1 << nibble, last
+            slot = node + TOP[occupancy & bit - 1]
+            if leaves & bit:
+                _, digest, total, key = self._items[span[0]]
+                begin, stop = find_item(page, top, occupancy, bit)
+                if last - span[0] > 1 or digest is None or page[begin:stop] != key:
+                    odd.append(span)
+                    continue
+                (held,) = read_u64(page, slot + 32)
+            elif inside & bit:
+                below, _ = find_item(page, top, occupancy, bit)
+                known = len(odd)
+                change = self._patch(page, below, at + 1, *span, odd)
+                if len(odd) > known:
+                    continue
+                (held,) = read_u64(page, slot + 32)
+                _, _, occupied = read_masks(page, below)
+                digest = sha256(page[below + HASHED_AT : below + TOP[occupied]]).digest()
+                total = held + change
+            elif occupancy & bit:
+                (held,) = read_u64(page, slot + 32)
+                child = self._update_below(path[: at + 1], span, held)
+                if child is None or child[2]:
+                    self._formed[path[: at + 1]] = child
+                    odd.append(span)
+                    continue
+                digest, total, _ = child
+            else:
+                odd.append(span)
+                continue
+            write_slot(page, slot, digest, total)
+            delta += total - held
+        return delta
+
+    def _update_below(self, node_key: bytes, span: tuple[int, int], total: int) -> Child | None:
+        """Do what `_update_page` does.
+
+        In a large tree one item is alone in most pages, and most often it finds its leaf.
+        """
+        start, end = span
+        data = self._get_node(node_key)
+        if end - start > 1 or data is None:
+            return self._update_page(node_key, start, end, total)
         path, digest, amount, key = self._items[start]
-        if end - start == 1 and (old is None or old[2] == key):
-            return None if digest is None else (digest, amount, key)
-        leaves: dict[bytes, _Child | None] = {}
-        if old is not None:
+        at = len(node_key)
+        leaves, inside, occupancy = read_masks(data)
+        bit = 1 << path[at]
+        top = leaf_top = TOP[occupancy]
+        slot = leaf_slot = TOP[occupancy & bit - 1]
+        below = 0
+        if inside & bit:
+            ends = read_ends(data, top + 2 * COUNT[occupancy & bit - 1])
+            below = top + 2 + 2 * COUNT[occupancy] + ends[0]
+            leaves, _, occupancy = read_masks(data, below)
+            bit = 1 << path[at + 1]
+            leaf_top, leaf_slot = below + TOP[occupancy], below + TOP[occupancy & bit - 1]
+        if not leaves & bit or digest is None:
+            return self._update_page(node_key, start, end, total)
+        begin, stop = read_ends(data, leaf_top + 2 * COUNT[occupancy & bit - 1])
+        items_at = leaf_top + 2 + 2 * COUNT[occupancy]
+        if data[items_at + begin : items_at + stop] != key:
+            return self._update_page(node_key, start, end, total)
+        change = amount - read_u64(data, leaf_slot + 32)[0]
+        after = leaf_slot + SLOT_BYTES
+        parts = [data[:leaf_slot], digest, pack_u64(amount), data[after:]]
+        if below:
+            (held,) = read_u64(data, slot + 32)
+            inner = b"".join(
+                (data[below + HASHED_AT : leaf_slot], *parts[1:3], data[after:leaf_top])
+            )
+            digest = sha256(inner).digest()
+            parts[0] = data[:slot]
+            parts[1:1] = digest, pack_u64(held + change), data[slot + SLOT_BYTES : leaf_slot]
+        self._nodes[node_key] = changed = b"".join(parts)
+        return sha256(changed[HASHED_AT:top]).digest(), total + change, b""
+
+    # ---- entries that come and go
+
+    def _rebuild(
+        self, node_key: bytes, opened: Opened, odd: Sequence[tuple[int, int]]
+    ) -> Child | None:
+        """Apply ranges of items to a page that was taken apart; return what stands in its place."""
+        for first, last in odd:
+            self._apply_all(opened, len(node_key), first, last)
+        if node_key == self._root_key:
+            return self._close_root(opened)
+        child = self._close(opened, node_key)
+        depth = len(node_key) - len(self._root_key)
+        if child and isinstance(child[2], Opened) and not child[2].is_inside(depth):
+            return self._keep(node_key, child, child[2])
+        self._nodes[node_key] = None
+        return child
+
+    def _apply_all(self, opened: Opened, at: int, first: int, last: int) -> None:
+        """Put items[first:last] where they belong, one nibble after the other."""
+        paths = self._paths
+        while first < last:
+            path = paths[first]
+            end = bisect_left(paths, path[:at] + _AFTER[path[at]], first, last)
+            self._apply(opened, at, first, end)
+            first = end
+
+    def _apply(self, opened: Opened, at: int, first: int, last: int) -> None:
+        """Put items[first:last], which share their nibble here, where they belong."""
+        path = self._paths[first]
+        nibble, below = path[at], at + 1
+        child = opened.children.get(nibble)
+        form = b"" if child is None else child[2]
+        new: Child | None
+        if isinstance(form, Opened):
+            self._apply_all(form, below, first, last)
+            new = b"", 0, form
+        elif child is None or form:
+            new = self._build(below, first, last, child)
+        else:
+            new = self._formed.pop(path[:below])
+        if new is None:
+            opened.children.pop(nibble, None)
+        else:
+            opened.children[nibble] = new
+
+    def _build(self, at: int, first: int, last: int, old: Child | None) -> Child | None:
+        """Return what stands where one leaf or nothing was, after items[first:last]."""
+        leaves: dict[bytes, Child] = {}
+        if old is not None and isinstance(old[2], bytes):
             leaves[self._root_key + _compute_path(old[2])] = old
-        for path, digest, amount, key in self._items[start:end]:
-            leaves[path] = None if digest is None else (digest, amount, key)
-        return self._build(at, sorted((path, leaf) for path, leaf in leaves.items() if leaf))
+        for path, digest, amount, key in self._items[first:last]:
+            if digest is None:
+                leaves.pop(path, None)
+            else:
+                leaves[path] = digest, amount, key
+        return _gather(at, sorted(leaves.items())) if leaves else None
 
-    def _build(self, at: int, leaves: Sequence[tuple[bytes, _Child]]) -> _Child | None:
-        """Return what stands where exactly these leaves, in path order, share `at` bytes."""
-        if len(leaves) < 2:
-            return leaves[0][1] if leaves else None
-        node, total, start = bytearray(self._empty), 0, 0
-        for end in range(1, len(leaves) + 1):
-            nibble = leaves[start][0][at]
-            if end == len(leaves) or leaves[end][0][at] != nibble:
-                total += _set_slot(node, nibble, self._build(at + 1, leaves[start:end]))
-                start = end
-        return self._store(leaves[0][0][:at], node, total)
+    def _close(self, opened: Opened, node_key: bytes) -> Child | None:
+        """Return a node whose children are known again: hash, sum, and the node; or its only leaf.
 
-    def _store(self, node_key: bytes, node: bytearray, total: int) -> _Child | None:
-        """Keep a changed node, or drop it when nothing or one leaf is left of it."""
-        occupancy = _get_occupancy(node)
-        if occupancy & occupancy - 1 == 0:
-            only = _get_child(node, occupancy.bit_length() - 1) if occupancy else None
-            if only is None or (only[2] and node_key != self._root_key):
-                self._nodes[node_key] = None
+        Nodes below it that do not stand inside it are written.
+        """
+        children, depth = opened.children, len(node_key) + 1 - len(self._root_key)
+        for nibble, child in list(children.items()):
+            form, key = child[2], node_key + _BYTE[nibble]
+            if isinstance(form, Opened):
+                closed = child if child[0] else self._close(form, key)
+                if closed is None:
+                    del children[nibble]
+                    continue
+                form = closed[2]
+                if isinstance(form, Opened) and not form.is_inside(depth):
+                    closed = self._keep(key, closed, form)
+                children[nibble] = closed
+        if len(children) == 1 and node_key != self._root_key:
+            (only,) = children.values()
+            if isinstance(only[2], bytes) and only[2]:
                 return only
-        if not 0 <= total <= MAX_SUM:
-            raise AssertionError(f"sum {total} is outside 0..{MAX_SUM} at {node_key!r}")
-        self._nodes[node_key] = bytes(node)
-        return _hash_node(node), total, b""
+        if not children:
+            return None
+        total = sum(child[1] for child in children.values())
+        return sha256(opened.pack_hashed(self._head)).digest(), total, opened
+
+    def _close_root(self, opened: Opened) -> Child | None:
+        child = self._close(opened, self._root_key)
+        if child is None:
+            self._nodes[self._root_key] = None
+            return None
+        return self._keep(self._root_key, child, opened)
+
+    def _keep(self, node_key: bytes, child: Child, opened: Opened) -> Child:
+        """Write a node with a page of its own; return how it stands in its parent."""
+        self._nodes[node_key] = opened.pack(self._head)
+        return child[0], child[1], b""
 
 
-# ---- one node
-
-
-def _get_occupancy(node: _Node) -> int:
-    return node[_OCCUPANCY_AT] << 8 | node[_OCCUPANCY_AT + 1]
-
-
-def _hash_node(node: _Node) -> bytes:
-    return sha256(node[: _SLOTS_AT + _SLOT * _get_occupancy(node).bit_count()]).digest()
-
-
-def _compute_sum(node: _Node) -> int:
-    return sum(
-        _read_u64(node, _SLOTS_AT + 32 + _SLOT * rank)[0]
-        for rank in range(_get_occupancy(node).bit_count())
-    )
-
-
-def _locate(node: _Node, nibble: int) -> tuple[int, int, int]:
-    """Return where the slot, its key's length, and its key are, or would be inserted."""
-    occupancy = _get_occupancy(node)
-    rank, count = (occupancy & (1 << nibble) - 1).bit_count(), occupancy.bit_count()
-    lengths_at = _SLOTS_AT + _SLOT * count
-    key_at = lengths_at + count + sum(node[lengths_at : lengths_at + rank])
-    return _SLOTS_AT + _SLOT * rank, lengths_at + rank, key_at
-
-
-def _get_key(node: _Node, top: int, rank: int) -> _Node:
-    """Return the key of the leaf in the slot of this rank; `top` is where the lengths are."""
-    lengths_end = top + (top - _SLOTS_AT) // _SLOT
-    key_at = lengths_end + sum(node[top : top + rank])
-    return node[key_at : key_at + node[top + rank]]
-
-
-def _get_child(node: _Node, nibble: int) -> _Child | None:
-    if not _get_occupancy(node) >> nibble & 1:
-        return None
-    slot_at, length_at, key_at = _locate(node, nibble)
-    digest, total = _read_slot(node, slot_at)
-    return digest, total, bytes(node[key_at : key_at + node[length_at]])
-
-
-def _set_slot(node: bytearray, nibble: int, child: _Child | None) -> int:
-    """Put a child, or nothing, into a slot, whatever stood there; return how the sum changes."""
-    occupancy, bit, old_total = _get_occupancy(node), 1 << nibble, 0
-    slot_at, length_at, key_at = _locate(node, nibble)
-    held, key_end = 0, key_at
-    if occupancy & bit:
-        held, key_end = 1, key_at + node[length_at]
-        old_total = _read_u64(node, slot_at + 32)[0]
-    digest, total, key = (b"", 0, b"") if child is None else child
-    # From the back, so that no offset moves before it is used.
-    node[key_at:key_end] = key
-    node[length_at : length_at + held] = b"" if child is None else _BYTE[len(key)]
-    slot = b"" if child is None else digest + total.to_bytes(8, "big")
-    node[slot_at : slot_at + _SLOT * held] = slot
-    occupancy = occupancy & ~bit if child is None else occupancy | bit
-    node[_OCCUPANCY_AT:_SLOTS_AT] = occupancy.to_bytes(2, "big")
-    return total - old_total
+def _gather(at: int, leaves: Sequence[tuple[bytes, Child]]) -> Child:
+    """Return what stands where exactly these leaves, in path order, share `at` bytes."""
+    if len(leaves) == 1:
+        return leaves[0][1]
+    children: dict[int, Child] = {}
+    start = 0
+    for end in range(1, len(leaves) + 1):
+        nibble = leaves[start][0][at]
+        if end == len(leaves) or leaves[end][0][at] != nibble:
+            children[nibble] = _gather(at + 1, leaves[start:end])
+            start = end
+    return b"", 0, Opened(children)
 
 
 # ---- root
@@ -401,8 +457,11 @@ def _set_slot(node: bytearray, nibble: int, child: _Child | None) -> int:
 
 def get_root(reader: NodeReader, tree: bytes) -> TreeRoot:
     """Return the root of a tree as the reader has it."""
-    node = reader.get_node(_compute_node_key(tree))
-    return EMPTY_ROOT if node is None else TreeRoot(_hash_node(node), _compute_sum(node))
+    page = reader.get_node(_compute_node_key(tree))
+    if page is None:
+        return EMPTY_ROOT
+    _, _, occupancy = read_masks(page)
+    return TreeRoot(sha256(page[HASHED_AT : TOP[occupancy]]).digest(), compute_sum(page))
 
 
 # ---- proofs
@@ -415,7 +474,7 @@ class TreeStep(Wire, frozen=True):
     """One node on the way from the root: its occupied slots but the one on the path."""
 
     occupancy: Annotated[int, Meta(ge=0, le=65_535)]
-    siblings: Annotated[bytes, Meta(max_length=TREE_FANOUT * _SLOT)]
+    siblings: Annotated[bytes, Meta(max_length=TREE_FANOUT * SLOT_BYTES)]
     """[hash, sum u64] of each, in slot order."""
 
 
@@ -445,23 +504,27 @@ def prove(
     stands on its path when it is absent.
     """
     path, root_key = _compute_path(key), _compute_node_key(tree)
+    page, node = reader.get_node(root_key), 0
+    if page is None:
+        return TreeProof((), None)
     steps: list[TreeStep] = []
-    for depth in range(MAX_TREE_DEPTH):
-        node = reader.get_node(root_key + path[:depth])
-        if node is None:
-            if depth:
-                raise AssertionError(f"node missing at {path[:depth]!r}")
-            return TreeProof((), None)
-        occupancy, child = _get_occupancy(node), _get_child(node, path[depth])
-        slot_at, _, _ = _locate(node, path[depth])
-        after = slot_at + _SLOT * (child is not None)
-        end = _SLOTS_AT + _SLOT * occupancy.bit_count()
-        steps.append(TreeStep(occupancy, node[_SLOTS_AT:slot_at] + node[after:end]))
-        if child is None:
+    for depth, nibble in enumerate(path):
+        (leaves, inside, occupancy), bit = read_masks(page, node), 1 << nibble
+        slots, slot, top = node + TOP[0], node + TOP[occupancy & bit - 1], node + TOP[occupancy]
+        after = slot + SLOT_BYTES if occupancy & bit else slot
+        steps.append(TreeStep(occupancy, page[slots:slot] + page[after:top]))
+        if not occupancy & bit:
             return TreeProof(tuple(steps), None)
-        _, amount, found = child
-        if found:
+        if leaves & bit:
+            start, end = find_item(page, top, occupancy, bit)
+            found, (amount,) = page[start:end], read_u64(page, slot + 32)
             return TreeProof(tuple(steps), TreeLeaf(found, read_value(found), amount))
+        if inside & bit:
+            node, _ = find_item(page, top, occupancy, bit)
+            continue
+        page, node = reader.get_node(root_key + path[: depth + 1]), 0
+        if page is None:
+            raise AssertionError(f"node missing at {path[: depth + 1]!r}")
     raise AssertionError(f"two keys share the hash {path!r}")
 
 
@@ -503,9 +566,9 @@ def _climb(proof: TreeProof, tree: bytes, path: bytes) -> TreeRoot:
         if (step.occupancy >> nibble & 1) != bool(slot):
             raise ProofInvalid(f"steps[{depth}]: the slot on the path is not as claimed")
         count = step.occupancy.bit_count() - bool(slot)
-        if len(step.siblings) != count * _SLOT:
+        if len(step.siblings) != count * SLOT_BYTES:
             raise ProofInvalid(f"steps[{depth}]: {len(step.siblings)} bytes for {count} siblings")
-        split = (step.occupancy & (1 << nibble) - 1).bit_count() * _SLOT
+        split = (step.occupancy & (1 << nibble) - 1).bit_count() * SLOT_BYTES
         node = b"%b%b%b%b%b" % (
             head,
             step.occupancy.to_bytes(2, "big"),
@@ -513,10 +576,10 @@ def _climb(proof: TreeProof, tree: bytes, path: bytes) -> TreeRoot:
             slot,
             step.siblings[split:],
         )
-        total = _compute_sum(node)
+        total = compute_sum(bytes(HASHED_AT) + node)
         if total > MAX_SUM:
             raise ProofInvalid(f"steps[{depth}]: the sum {total} is above {MAX_SUM}")
-        slot = _hash_node(node) + total.to_bytes(8, "big")
+        slot = sha256(node).digest() + total.to_bytes(8, "big")
     return TreeRoot(slot[:32], total)
 
 

@@ -14,6 +14,7 @@ from atpar.ledger import tree as tree_module
 from atpar.ledger.codec import Codec, encode
 from atpar.ledger.errors import NonCanonical, ProofInvalid
 from atpar.ledger.limits import MAX_SUM, MAX_TREE_DEPTH, MAX_TREE_ID_BYTES, MAX_TREE_KEY_BYTES
+from atpar.ledger.pages import MAX_SMALL_BYTES, TOP
 from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay
 from atpar.ledger.tree import (
     EMPTY_ROOT,
@@ -197,9 +198,46 @@ def test_chain_of_nodes_grows_and_collapses_with_its_second_leaf(nibbles: int) -
     alone = dict(kept.nodes)
     kept.apply([TreeChange(second, b"2", 2)])
     kept.check()
-    assert len(kept.nodes) >= nibbles + 1
+    assert len(kept.prove(first).steps) == nibbles + 1
     kept.apply([TreeChange(second, None)])
     assert kept.nodes == alone
+
+
+def find_long_keys(lengths: tuple[int, int]) -> list[bytes]:
+    """Two keys of these lengths in one slot of the root, in different ones of the node below."""
+    found: list[bytes] = []
+    for number in range(10_000):
+        key = (b"%d." % number).ljust(lengths[len(found)], b"x")
+        digest = sha256(b"atpar/key/v1\0" + key).digest()[0]
+        if digest >> 4 == 5 and digest & 15 == len(found):
+            found.append(key)
+            if len(found) == 2:
+                return found
+    raise AssertionError("no such keys")
+
+
+def test_small_node_of_leaves_stands_in_the_page_above_up_to_its_limit() -> None:
+    room = MAX_SMALL_BYTES - TOP[0b11] - 2 - 2 * 2
+    for keys, pages in ((room, 1), (room + 1, 2)):
+        first, second = find_long_keys((room // 2, keys - room // 2))
+        kept = Kept({first: (b"1", 1), second: (b"2", 2)})
+        assert len(kept.nodes) == pages
+        kept.apply([TreeChange(second, b"3", 3)])
+        assert len(kept.nodes) == pages
+        kept.check()
+        kept.apply([TreeChange(second, None)])
+        assert len(kept.nodes) == 1, "a page whose node went is not left behind"
+        kept.apply([TreeChange(second, b"2", 2)])
+        assert len(kept.nodes) == pages
+        kept.check()
+
+
+def test_large_tree_has_a_page_for_two_full_levels() -> None:
+    kept = Kept(make_contents(6_000))
+    lengths = {len(key) - len(TREE) - 1 for key in kept.nodes}
+    assert 1 not in lengths, "the sixteen nodes below the root stand in its page"
+    assert len(kept.nodes) < 700
+    kept.check()
 
 
 def test_leaf_is_replaced_by_another_below_the_same_prefix_in_one_batch() -> None:
@@ -360,7 +398,7 @@ def test_cached_nodes_never_go_stale_and_stay_within_their_bound(cache_bytes: in
         kept.check()
         held = [*kept.base._young_nodes.values(), *kept.base._old_nodes.values()]
         largest = max(map(len, kept.nodes.values())) + 300
-        assert sum(map(len, held)) <= max(cache_bytes, 2 * largest)
+        assert sum(map(len, held)) <= cache_bytes + 2 * largest
 
 
 def test_sum_is_checked_at_every_level_of_a_deep_tree() -> None:
