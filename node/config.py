@@ -88,7 +88,8 @@ class NetworkSection(Settings, frozen=True):
     """Addresses that replace those of the genesis document, by participant."""
     handshake_timeout_ms: Milliseconds = 5_000
     reconnect_min_ms: Milliseconds = 100
-    reconnect_max_ms: Milliseconds = 5_000
+    reconnect_max_ms: Milliseconds = 1_000
+    """Longest pause between two attempts: what a healed line may stay unused."""
     idle_timeout_ms: Milliseconds = 15_000
     """Drop a peer that sends nothing, not even a ping, for this long."""
     ping_interval_ms: Milliseconds = 3_000

@@ -24,47 +24,44 @@ from atpar.cli.testnet.lifecycle import (
     prepare,
     temporary_network,
 )
+from atpar.cli.testnet.line_commands import (
+    describe_lines,
+    heal_command,
+    links_command,
+    partition_command,
+    slow_command,
+)
 from atpar.cli.testnet.network import (
     NodeView,
     kill_node,
     look,
     start_attester,
+    start_links,
     start_node,
     start_nodes,
     stop_network,
     wait_returned,
 )
 from atpar.cli.testnet.officers import ATTESTED
+from atpar.cli.testnet.options import dir_option, profile_option, validators_option
 from atpar.cli.testnet.processes import is_running
+from atpar.cli.testnet.profiles import LAN, find_profile
 from atpar.cli.testnet.recipe import CNH, HKD, ISSUER, SCALE
 from atpar.cli.testnet.record import DEFAULT_DIR, TestnetRecord, load_record, locked
 from atpar.ledger.certificates import compute_quorum
 
-PROFILES = ("lan",)
 CLIENT = "client"
 """Name of the load generator's flame graph."""
 SUGGESTION = "atpar testnet mint --to ALFA/treasury --amount 100.00 --asset HKD.JDCL"
-
-dir_option = click.option(
-    "--dir",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=DEFAULT_DIR,
-    show_default=True,
-    envvar=["ATPAR_TESTNET", "ATPAR_HOME"],
-    help="The testnet's folder.",
-)
-validators_option = click.option(
-    "--validators", type=click.IntRange(4, 31), default=4, show_default=True, help="How many."
-)
-profile_option = click.option(
-    "--profile", type=click.Choice(PROFILES), default="lan", show_default=True, help="The network."
-)
 
 
 @click.group("testnet")
 def testnet_command() -> None:
     """Run a network of real validators on this machine: real sockets, disks and signatures."""
+
+
+for command in (links_command, partition_command, heal_command, slow_command):
+    testnet_command.add_command(command)
 
 
 # ---- up and down
@@ -78,13 +75,16 @@ def testnet_command() -> None:
 @click.option("--no-wait", is_flag=True, help="Return at once, without waiting for a block.")
 @click.option("--fresh", is_flag=True, help="Refuse to take up the testnet of a folder again.")
 @click.option("--no-attest", is_flag=True, help="Leave the reserves unattested: no mints.")
+@click.option("--direct", is_flag=True,
+              help="No process between the validators: nothing can be cut or slowed.")  # fmt: skip
 @output_options
 @pass_state
 def up_command(
     state: State,
     *,
     validators: int,
-    profile: str,  # noqa: ARG001 - there is one profile so far
+    profile: str,
+    direct: bool,
     folder: Path,
     detach: bool,
     no_wait: bool,
@@ -96,6 +96,9 @@ def up_command(
     Example: atpar testnet up --detach
     """
     output = state.output
+    if direct and profile != LAN:
+        raise WrongUsage(f"--direct and --profile {profile}", advice="use one of them")
+    lines = None if direct else find_profile(profile)
     with locked(folder):
         existed = (folder / "testnet.json").exists()
         if existed and fresh:
@@ -106,6 +109,8 @@ def up_command(
         verb = "found" if existed else f"sealed by {count} of {count}"
         output.done(f"genesis {verb:<26}chain {record.name}")
         try:
+            if lines is not None:
+                record = start_links(folder, record, profile=lines)
             record = _start(state, folder, record, wait=not no_wait, attest=not no_attest)
         except BaseException:
             stop_network(folder, load_record(folder))
@@ -241,8 +246,8 @@ def status_command(state: State, *, folder: Path) -> None:
         table(watch.HEADINGS, rows, right=watch.RIGHT),
     )
     reason = watch.explain_standstill(views)
-    if reason is not None:
-        state.output.warn(reason)
+    for said in ([] if reason is None else [reason]) + describe_lines(folder, record):
+        state.output.warn(said)
 
 
 def _describe_view(view: NodeView, row: list[object]) -> dict[str, Any]:
@@ -407,7 +412,11 @@ def mint_command(state: State, *, creditor: str, amount: str, asset: str, folder
               help="Kill validator N (or all) S seconds into the load.")  # fmt: skip
 @click.option("--restart", "restarts", multiple=True, metavar="N@S",
               help="Start it again S seconds into the load.")  # fmt: skip
-@click.option("--faults", metavar="LIST", help="The same as a list: kill:2@10,restart:2@20")
+@click.option(
+    "--faults",
+    metavar="LIST",
+    help="As a list, lines too: kill:2@10,partition:1+2@20,heal@25,slow:3=300@30",
+)
 @click.option("--workers", type=click.IntRange(0, 64), default=0, show_default=True,
               help="Verification processes of each validator.")  # fmt: skip
 @click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False),
@@ -435,7 +444,8 @@ def run_command(
 
 
 def _run_in(state: State, folder: Path, **options: Any) -> int:
-    from atpar.cli.testnet.run import Order, check_faults, measure, parse_faults
+    from atpar.cli.testnet.faults import check_faults, parse_faults
+    from atpar.cli.testnet.run import Order, measure
 
     if (folder / "testnet.json").exists():
         raise WrongUsage(f"{folder} holds a testnet already", advice="choose another --dir")
@@ -449,7 +459,9 @@ def _run_in(state: State, folder: Path, **options: Any) -> int:
             kills=options["kills"], restarts=options["restarts"], listed=options["faults"]
         ),
     )
-    check_faults(order)
+    check_faults(order.faults, validators=order.validators, duration_s=order.duration_s)
+    lines = find_profile(order.profile)
+    has_lines = order.profile != LAN or any(fault.changes_lines for fault in order.faults)
     network = temporary_network(
         folder,
         state.output.done,
@@ -457,6 +469,7 @@ def _run_in(state: State, folder: Path, **options: Any) -> int:
         load_accounts=order.load_accounts,
         attest=True,
         workers=options["workers"],
+        profile=lines if has_lines else None,
     )
     with network as record:
         report = measure(folder, record, order, say=state.output.note)

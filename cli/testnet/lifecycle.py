@@ -15,6 +15,7 @@ from atpar.cli.testnet.layout import create_testnet, list_local_seats
 from atpar.cli.testnet.network import (
     INTERRUPTIONS,
     look,
+    start_links,
     start_nodes,
     stop_network,
     wait_connected,
@@ -111,9 +112,19 @@ def _go_on(_number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def temporary_network(
-    folder: Path, say: Say, *, validators: int, load_accounts: int, attest: bool, workers: int = 0
+    folder: Path,
+    say: Say,
+    *,
+    validators: int,
+    load_accounts: int,
+    attest: bool,
+    workers: int = 0,
+    profile: str | None = None,
 ) -> Iterator[TestnetRecord]:
-    """Run a network in an empty folder for as long as the context lasts; nothing stays running."""
+    """Run a network in an empty folder for as long as the context lasts; nothing stays running.
+
+    With a `profile` the validators find each other over lines that can be cut and slowed.
+    """
     with locked(folder):
         record = prepare(
             folder, validators=validators, load_accounts=load_accounts, workers=workers
@@ -121,6 +132,8 @@ def temporary_network(
     count = len(record.validators)
     say(f"genesis sealed by {count} of {count}    chain {record.name}")
     try:
+        if profile is not None:
+            record = start_links(folder, record, profile=profile)
         yield bring_up(folder, record, say, attest=attest)
     finally:
         stop_network(folder, load_record(folder))

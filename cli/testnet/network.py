@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
 from atpar.cli.errors import NotReady
 from atpar.cli.testnet.ask import ask_status
+from atpar.cli.testnet.links import LINKS_FILE, read_ports
 from atpar.cli.testnet.ports import release_ports
 from atpar.cli.testnet.processes import (
     DeadlinePassed,
@@ -25,6 +27,7 @@ from atpar.cli.testnet.processes import (
 )
 from atpar.cli.testnet.record import TestnetRecord, ValidatorRecord, load_record, save_record
 
+PEERS_VARIABLE: Final = "ATPAR_NETWORK__PEERS"
 START_TIMEOUT_S: Final = 60.0
 INTERRUPTIONS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ATTEST_EVERY_S: Final = "600"
@@ -81,8 +84,48 @@ def start_node(folder: Path, record: TestnetRecord, index: int) -> TestnetRecord
         make_command("node", "run", "--home", str(home)),
         log=home / "logs" / "output.log",
         cwd=home,
+        environment=_point_to_links(folder, record, validator.participant),
     )
     return _save_validator(folder, index, process)
+
+
+def _point_to_links(folder: Path, record: TestnetRecord, participant: str) -> dict[str, str]:
+    """Return the environment in which a validator finds its peers through the links process."""
+    if record.links is None or not is_running(record.links):
+        return {}
+    ports = read_ports(folder)
+    assert ports is not None, "the record names the process once it listens"
+    return {PEERS_VARIABLE: msgspec.json.encode(ports.lines[participant]).decode()}
+
+
+def start_links(folder: Path, record: TestnetRecord, *, profile: str) -> TestnetRecord:
+    """Start the process between the validators; return once it listens. Start them after it.
+
+    Raises:
+        NotReady: it does not listen in time.
+    """
+    (folder / LINKS_FILE).unlink(missing_ok=True)
+    process = start(
+        make_command("testnet", "links", "--dir", str(folder.resolve()), "--profile", profile),
+        log=folder / "logs" / "links.log",
+        cwd=folder,
+    )
+    record = replace(record, links=process)
+    save_record(folder, record)
+    try:
+        wait_until(
+            lambda: read_ports(folder) is not None or not is_running(process),
+            what="the lines between the validators",
+            timeout_s=START_TIMEOUT_S,
+        )
+    except DeadlinePassed as error:
+        raise NotReady(str(error), advice=f"look into {folder}/logs/links.log") from error
+    if not is_running(process):
+        raise NotReady(
+            "the process between the validators ended by itself",
+            advice=f"look into {folder}/logs/links.log",
+        )
+    return record
 
 
 def start_nodes(folder: Path, record: TestnetRecord) -> TestnetRecord:
@@ -224,9 +267,8 @@ def kill_node(record: TestnetRecord, index: int) -> None:
 
 def stop_network(folder: Path, record: TestnetRecord) -> int:
     """End exactly what was started for a testnet; return how many processes were still running."""
-    processes = [validator.process for validator in record.validators]
-    if record.attester is not None:
-        processes.insert(0, record.attester)
+    validators = [validator.process for validator in record.validators]
+    processes = [record.attester, *validators, record.links]
     running = [process for process in processes if process is not None and is_running(process)]
     # A second Ctrl-C must not leave half of them running; it is heard afterwards.
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTIONS)

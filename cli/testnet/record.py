@@ -7,7 +7,8 @@ DIR/
   passphrase        of all keys below; a testnet's keys protect nothing
   keys/             the officers' keys: ALFA/maker.key, JDCL/minter-checker.key, …
   receipts/         what `atpar verify` checks offline
-  logs/attester.log
+  links.json        where the process listens that can cut and slow the lines between validators
+  logs/             attester.log, links.log
   v1/ v2/ …         one node's home each: node.toml, genesis.json, keys/, data/, logs/
 """
 
@@ -60,6 +61,9 @@ class TestnetRecord(msgspec.Struct, frozen=True):
     """Accounts for load at each bank."""
     validators: tuple[ValidatorRecord, ...]
     attester: ProcessRef | None
+    links: ProcessRef | None = None
+    """The process between the validators, through which they find each other; null: they do so
+    directly."""
 
     def find(self, which: str) -> int:
         """Return the index of the validator called `3`, `v3` or `CHRL`.

@@ -6,7 +6,6 @@ it must after each payment that succeeded took effect once.
 """
 
 import math
-import re
 import time
 import uuid
 from collections import Counter
@@ -18,13 +17,14 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from atpar.cli.errors import NotReady, WrongUsage
+from atpar.cli.errors import NotReady
 from atpar.cli.testnet.ask import ask
+from atpar.cli.testnet.faults import Fault, do_faults, undo_faults
 from atpar.cli.testnet.figures import Finality, summarise_finality
 from atpar.cli.testnet.follow import Follower
 from atpar.cli.testnet.layout import GENESIS_FILE
 from atpar.cli.testnet.load import Load
-from atpar.cli.testnet.network import kill_node, look, now_ms, start_node, wait_height
+from atpar.cli.testnet.network import look, now_ms, start_node, wait_height
 from atpar.cli.testnet.officers import Officers
 from atpar.cli.testnet.payments import LoadAccount, PaymentRing, Signed
 from atpar.cli.testnet.processes import get_processor_s
@@ -43,17 +43,6 @@ MAX_LOAD_ACCOUNTS: Final = 64
 SETTLE_TIMEOUT_S: Final = 60.0
 MAX_REPORTED_CODES: Final = 5
 KNOWN_CODES: Final = frozenset(Code)
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something done to a validator in the middle of a run."""
-
-    at_s: float
-    action: str
-    """`kill` or `restart`."""
-    which: str
-    """1, 2, …, or `all`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +106,7 @@ class Report:
             "height": self.height,
             "state_roots_equal": self.state_roots_equal,
             "conservation": self.conservation,
-            "faults": [
-                {"at_s": fault.at_s, "action": fault.action, "validator": fault.which}
-                for fault in self.order.faults
-            ],
+            "faults": [fault.as_json() for fault in self.order.faults],
             "processor_us": self.compute_processor_us(),
         }
 
@@ -165,52 +151,6 @@ class Report:
         return broken + list(self.details)
 
 
-# ---- the order
-
-
-def parse_faults(
-    *, kills: Iterable[str], restarts: Iterable[str], listed: str | None
-) -> tuple[Fault, ...]:
-    """Return the faults that the options name, in order of time.
-
-    Raises:
-        WrongUsage: one is not `N@SECONDS`, or not `kill:N@SECONDS` in a list.
-    """
-    named = [("kill", text) for text in kills] + [("restart", text) for text in restarts]
-    for part in filter(None, (listed or "").split(",")):
-        action, _, text = part.strip().partition(":")
-        named.append((action, text))
-    faults = []
-    for action, text in named:
-        found = re.fullmatch(r"(?:v?([0-9]{1,2})|(all))@([0-9]{1,5}(?:\.[0-9]+)?)", text, re.ASCII)
-        if action not in ("kill", "restart") or found is None:
-            raise WrongUsage(
-                f"not a fault: {action}:{text}",
-                advice="write --kill 3@10 --restart 3@20, or --faults kill:3@10,restart:3@20",
-            )
-        faults.append(Fault(float(found[3]), action, found[1] or found[2]))
-    return tuple(sorted(faults, key=lambda fault: fault.at_s))
-
-
-def check_faults(order: Order) -> None:
-    """Check that every fault can happen: to one of the validators, while there is load.
-
-    Raises:
-        WrongUsage: one cannot.
-    """
-    for fault in order.faults:
-        if fault.which != "all" and not 1 <= int(fault.which) <= order.validators:
-            raise WrongUsage(
-                f"no validator {fault.which!r} to {fault.action}",
-                advice=f"1 to {order.validators}, or all",
-            )
-        if fault.at_s >= order.duration_s:
-            raise WrongUsage(
-                f"{fault.action} at {fault.at_s:g} s, but the load ends at {order.duration_s:g} s",
-                advice="use a longer --duration, or an earlier time",
-            )
-
-
 # ---- the run
 
 
@@ -233,6 +173,7 @@ def measure(
     before = _read_processor(record)
     load, seconds, digests = trio.run(_run_load, folder, record, order, payments)
     after = _read_processor(record)
+    undo_faults(folder, order.faults)
     record = _start_stopped(folder)
     height = _settle(folder, record)
     details: list[str] = []
@@ -306,28 +247,12 @@ async def _run_load(
     follower = Follower(wires, parse_genesis((folder / GENESIS_FILE).read_bytes()), note)
     async with trio.open_nursery() as nursery:
         await nursery.start(follower.run)
-        nursery.start_soon(_do_faults, folder, order.faults)
+        nursery.start_soon(do_faults, folder, order.faults)
         await load.run()
         nursery.cancel_scope.cancel()
     for wire in wires:
         await wire.aclose()
     return load, last_final, follower.digests
-
-
-async def _do_faults(folder: Path, faults: Sequence[Fault]) -> None:
-    start = trio.current_time()
-    for fault in faults:
-        await trio.sleep_until(start + fault.at_s)
-        record = load_record(folder)
-        everyone = range(len(record.validators))
-        chosen = everyone if fault.which == "all" else [record.find(fault.which)]
-        if fault.action == "kill":
-            async with trio.open_nursery() as nursery:
-                for index in chosen:
-                    nursery.start_soon(trio.to_thread.run_sync, kill_node, record, index)
-        else:
-            for index in chosen:
-                record = await trio.to_thread.run_sync(start_node, folder, record, index)
 
 
 # ---- what must hold afterwards

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from atpar.cli.errors import WrongUsage
+from atpar.cli.testnet.faults import Fault, parse_faults
 from atpar.cli.testnet.figures import summarise_finality
 from atpar.cli.testnet.payments import LoadAccount, PaymentRing
-from atpar.cli.testnet.run import Fault, Order, Report, parse_faults
+from atpar.cli.testnet.run import Order, Report
 from atpar.ledger.transactions import decode_transaction
 from atpar.node.signer import LocalSigner
 from tests.cli.helpers import run
@@ -90,8 +91,33 @@ def test_faults_come_in_order_of_time() -> None:
     )
 
 
+def test_faults_of_the_lines_are_read_and_shown() -> None:
+    found = parse_faults(
+        kills=[], restarts=[], listed="slow:v4=300@7, partition:1+v2@3.5,heal@5, partition:3@6"
+    )
+    assert [fault.as_json() for fault in found] == [
+        {"at_s": 3.5, "action": "partition", "validator": "1+2"},
+        {"at_s": 5.0, "action": "heal", "validator": None},
+        {"at_s": 6.0, "action": "partition", "validator": "3"},
+        {"at_s": 7.0, "action": "slow", "validator": "4", "ms": 300},
+    ]
+    assert all(fault.changes_lines for fault in found)
+
+
 @pytest.mark.parametrize(
-    "listed", ["kill", "kill:3", "kill:@3", "slow:3@1", "kill:3@-1", "kill:3@x"]
+    "listed",
+    [
+        "kill",
+        "kill:3",
+        "kill:@3",
+        "slow:3@1",
+        "kill:3@-1",
+        "kill:3@x",
+        "heal:1@3",
+        "partition:@1",
+        "partition:all@1",
+        "slow:3=-1@1",
+    ],
 )
 def test_unclear_faults_are_refused(listed: str) -> None:
     with pytest.raises(WrongUsage, match="not a fault"):
@@ -100,7 +126,14 @@ def test_unclear_faults_are_refused(listed: str) -> None:
 
 @pytest.mark.parametrize(
     ("listed", "text"),
-    [("kill:5@1", "no validator '5'"), ("kill:0@1", "no validator"), ("kill:3@10", "load ends")],
+    [
+        ("kill:5@1", "no validator '5'"),
+        ("kill:0@1", "no validator"),
+        ("kill:3@10", "load ends"),
+        ("partition:1+5@1", "no validator '5'"),
+        ("partition:1+2+3+4@1", "all validators on one side"),
+        ("slow:1=60001@1", "60001 ms, at most 60000"),
+    ],
 )
 def test_faults_that_could_not_happen_are_refused_before_the_start(listed: str, text: str) -> None:
     result = run("testnet", "run", "--duration", "10", "--faults", listed)

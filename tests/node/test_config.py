@@ -140,7 +140,7 @@ def test_contradicting_values_are_refused_with_both(tmp_path):
         MINIMAL + "[network]\nreconnect_min_ms = 9000\n",
         "network.reconnect_min_ms",
         "9000",
-        "network.reconnect_max_ms, 5000",
+        "network.reconnect_max_ms, 1000",
     )
     refuse(
         tmp_path,

@@ -35,7 +35,7 @@ def answer_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def list_processes(folder: Path) -> list[ProcessRef]:
     record = load_record(folder)
-    found = [*(each.process for each in record.validators), record.attester]
+    found = [*(each.process for each in record.validators), record.attester, record.links]
     return [process for process in found if process is not None]
 
 
@@ -86,11 +86,21 @@ def test_testnet_goes_up_takes_a_mint_and_is_stopped_exactly(tmp_path: Path) -> 
         assert answer_of(atpar(*verify, cwd=tmp_path))["valid"] is True
         status = answer_of(atpar("testnet", "status", "--json", "--dir", "net", cwd=tmp_path))
         assert {each["state"] for each in status["validators"]} == {"ready"}
+        change = ("--json", "--dir", "net")
+        cut = answer_of(atpar("testnet", "partition", "1,BRVO", *change, cwd=tmp_path))
+        assert cut == {"partition": [["v1", "v2"], ["v3", "v4"]], "slow_ms": {}}
+        slow = answer_of(atpar("testnet", "slow", "v3", "--ms", "300", *change, cwd=tmp_path))
+        assert slow == {**cut, "slow_ms": {"v3": 300}}
+        looked = atpar("testnet", "status", "--dir", "net", cwd=tmp_path)
+        assert "v1, v2 cut off from v3, v4" in looked.stderr
+        assert "v3 slowed by 300 ms" in looked.stderr
+        whole = answer_of(atpar("testnet", "heal", *change, cwd=tmp_path))
+        assert whole == {"partition": [], "slow_ms": {}}
         again = atpar("testnet", "up", "--detach", "--dir", "net", cwd=tmp_path)
         assert again.returncode == 2, "it runs already"
     finally:
         stopped = answer_of(atpar("testnet", "stop", "--json", "--dir", "net", cwd=tmp_path))
-    assert stopped["stopped"] == 5
+    assert stopped["stopped"] == 6
     assert not any(is_running(process) for process in list_processes(tmp_path / "net"))
     assert answer_of(atpar("testnet", "stop", "--json", "--dir", "net", cwd=tmp_path)) == {
         "dir": str(tmp_path / "net"),

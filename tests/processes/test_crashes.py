@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from atpar.cli.testnet.run import Fault, Order, measure
+from atpar.cli.testnet.faults import Fault
+from atpar.cli.testnet.run import Order, measure
 from tests.processes.network import ignore, running_network
 
 
