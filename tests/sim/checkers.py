@@ -164,6 +164,9 @@ class Checkers:
         if above is not None and above.header.parent != block.digest:
             raise Violation(f"height {height + 1} does not stand on height {height}")
         self.chain[height] = block
+        broken = check_invariants(machine.running.final.view)
+        if broken:
+            raise Violation(f"{machine.id} at height {height}: {'; '.join(broken)}")
         for tx in block.transactions:
             if not all(self._verify_batch(tx.compute_triples())):
                 raise Violation(f"height {height} carries a transaction that nobody signed")

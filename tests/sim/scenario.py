@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 
 from atpar.ledger.limits import HOUR_MS
 from atpar.ledger.transactions import Transaction
@@ -273,7 +274,15 @@ class Scenario:
         ids = sorted(cluster.machines)
         rng.shuffle(ids)
         away = ids[: rng.randint(1, len(ids) - 1)]
-        if rng.random() < 0.5:
+        kind = rng.random()
+        if kind < 0.15:
+            # Some pairs do not reach each other, though both reach the rest.
+            for one, other in pairwise(ids[: len(away) + 1]):
+                cluster.break_connection(
+                    cluster.machines[one], cluster.machines[other], rng.randint(300, 8_000)
+                )
+            return
+        if kind < 0.55:
             cluster.cut(*away)
         else:
             # Nothing tells the machines: messages in one direction vanish.
