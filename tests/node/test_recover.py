@@ -16,7 +16,10 @@ from atpar.consensus.recovery import check_journal
 from atpar.consensus.types import EpochStart
 from atpar.consensus.validators import ValidatorSet
 from atpar.ledger.certificates import Finalization, Proposition
+from atpar.ledger.codes import Code
 from atpar.ledger.errors import ProofInvalid
+from atpar.ledger.invariants import check_invariants
+from atpar.ledger.operations import RecordEvidence
 from atpar.ledger.votes import Finalize, Notarize, Nullify, get_body
 from atpar.node.datadir import decode_records, make_opening, open_votes, read_position
 from atpar.node.errors import JournalMissing
@@ -38,6 +41,7 @@ from atpar.node.recover import (
     render_recovery,
 )
 from atpar.node.store import Store, write_genesis
+from tests.ledger.evidence import make_pair
 from tests.ledger.world import BANKS, key_of, public
 from tests.node.cluster import PATH, Cluster
 from tests.node.test_epochs import (
@@ -401,3 +405,24 @@ def test_store_begun_anew_does_not_vote_in_the_epoch_before_the_recovery() -> No
     cluster.run(30_000)
     assert {cluster.nodes[code].height for code in others} == {file.body.height}
     check_votes(cluster)
+
+
+def test_evidence_is_recorded_of_the_stopped_epoch_and_of_the_recovered_one() -> None:
+    cluster = make_stuck()
+    recover(cluster, sign(draft_recovery(get_store(cluster), [*BANKS]), *BANKS[:3]))
+    cluster.start()
+    settle(cluster, pay(cluster), within_ms=30_000)
+    outcomes = {}
+    for epoch in (0, 1, 2):
+        evidence = make_pair(chain_id=cluster.world.chain_id, epoch=epoch, code="DLTA")
+        op = RecordEvidence("AUDT/admin", evidence)
+        tx = cluster.world.make(op, sender="AUDT/admin")
+        settle(cluster, tx)
+        place = cluster.find_final("ALFA", tx)
+        assert place is not None
+        receipts = get_store(cluster).get_receipts(place[0])
+        assert receipts is not None
+        outcomes[epoch] = Code(receipts[place[1]].code)
+    assert outcomes == {0: Code.OK, 1: Code.OK, 2: Code.UNKNOWN_EPOCH}
+    assert check_invariants(get_store(cluster).get_final().view) == []
+    assert len(cluster.state_roots()) == 1
