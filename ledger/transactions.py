@@ -118,8 +118,10 @@ def _have_forms(ops: Sequence[Transfer]) -> bool:
 ENVELOPE = Codec[Envelope](Envelope, name="envelope", max_bytes=MAX_TRANSACTION_BYTES)
 BODY = BodyCodec(name="transaction body", max_bytes=MAX_TRANSACTION_BYTES)
 
-_hash_envelope: Final = make_hasher(HashTag.TX)
+hash_envelope: Final = make_hasher(HashTag.TX)
+"""Return the hash that names an envelope, from its bytes."""
 _hash_body: Final = make_hasher(HashTag.BODY)
+_SIGN_PREFIX: Final = compute_sign_bytes(SignKind.TRANSACTION, b"", b"")
 
 
 class Transaction(msgspec.Struct, frozen=True, gc=False):
@@ -141,7 +143,7 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
 
     def compute_triples(self) -> list[SignedTriple]:
         """Return what the verifier has to check, one triple per signature, in order."""
-        message = compute_sign_bytes(SignKind.TRANSACTION, self.body.chain_id, self.body_bytes)
+        message = b"".join((_SIGN_PREFIX, self.body.chain_id, self.body_bytes))
         return [(s.key, message, s.signature) for s in self.signatures]
 
 
@@ -151,12 +153,15 @@ def decode_transaction(raw: bytes) -> Transaction:
     Raises:
         NonCanonical: `raw` or the body inside is not the canonical encoding of an envelope.
     """
+    return decode_hashed(raw, hash_envelope(raw))
+
+
+def decode_hashed(raw: bytes, tx_hash: bytes) -> Transaction:
+    """As `decode_transaction`, for a caller that knows the envelope's hash already."""
     envelope = ENVELOPE.decode(raw)
     body_bytes = envelope.body
     body = BODY.decode(body_bytes)
-    return Transaction(
-        raw, _hash_envelope(raw), _hash_body(body_bytes), body, envelope.signatures, body_bytes
-    )
+    return Transaction(raw, tx_hash, _hash_body(body_bytes), body, envelope.signatures, body_bytes)
 
 
 def encode_envelope(body_bytes: bytes, signatures: list[tuple[bytes, bytes]]) -> bytes:

@@ -20,7 +20,7 @@ from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.reads import get_tx_record
 from atpar.ledger.records import Params
 from atpar.ledger.state import View
-from atpar.ledger.transactions import Transaction, decode_transaction
+from atpar.ledger.transactions import Transaction, decode_hashed, hash_envelope
 from atpar.ledger.types import participant_of
 from atpar.node.errors import VerifierBusy, VerifierStopped
 from atpar.node.limits import ADMISSION_SLICE_BYTES
@@ -123,8 +123,12 @@ class Admission:
         if len(raw) > MAX_TRANSACTION_BYTES:
             message = f"{len(raw)} bytes, at most {MAX_TRANSACTION_BYTES}"
             return Outcome(Result.REFUSED, None, Code.TOO_LARGE, message)
+        tx_hash = hash_envelope(raw)
+        known = self._mempool.get(tx_hash)
+        if known is not None:
+            return Outcome(Result.KNOWN, known, first=tx_hash)
         try:
-            tx = decode_transaction(raw)
+            tx = decode_hashed(raw, tx_hash)
         except NonCanonical as error:
             return Outcome(Result.REFUSED, None, Code.NON_CANONICAL, str(error))
         sender = tx.body.sender

@@ -11,10 +11,9 @@ from typing import Final
 from atpar.consensus.types import BlockInfo
 from atpar.ledger.blocks import BLOCK, HEADER_VERSION, Block, Header, compute_digest
 from atpar.ledger.errors import NonCanonical
-from atpar.ledger.hashing import HashTag, compute_hash
 from atpar.ledger.limits import MAX_BLOCK_SIGNATURES
 from atpar.ledger.merkle import compute_root
-from atpar.ledger.transactions import Transaction, decode_transaction
+from atpar.ledger.transactions import Transaction, decode_hashed, hash_envelope
 from atpar.node.limits import MAX_CACHED_BODIES, MAX_CACHED_BODY_BYTES, MAX_VERIFIED_ENVELOPES
 from atpar.node.mempool import Mempool
 
@@ -45,7 +44,7 @@ def decode_body(data: bytes, *, chain_id: bytes, mempool: Mempool) -> Body | Non
         return None
     if header.tx_count != len(block.transactions):
         return None
-    hashes = [compute_hash(HashTag.TX, raw) for raw in block.transactions]
+    hashes = list(map(hash_envelope, block.transactions))
     if compute_root(hashes) != header.tx_root:
         return None
     info = describe(header, compute_digest(header))
@@ -75,7 +74,7 @@ def _decode_transactions(
         tx = mempool.get(tx_hash)
         if tx is None:
             try:
-                tx = decode_transaction(raw)
+                tx = decode_hashed(raw, tx_hash)
             except NonCanonical:
                 return None
         signatures += len(tx.signatures)

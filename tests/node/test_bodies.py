@@ -66,10 +66,10 @@ def test_transactions_that_the_mempool_holds_are_not_decoded_again(
     for tx in executed.transactions:
         mempool.add(tx)
 
-    def refuse(raw: bytes) -> Transaction:
+    def refuse(raw: bytes, tx_hash: bytes) -> Transaction:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(bodies, "decode_transaction", refuse)
+    monkeypatch.setattr(bodies, "decode_hashed", refuse)
     body = decode(world, executed.block, mempool)
     assert body is not None
     assert body.transactions is not None
