@@ -4,12 +4,12 @@ The state of the last final block, the blocks with their receipts and finalizati
 indexes that answer questions about them, in one ordered key-value engine under one-byte spaces:
 
     m name                          schema version, chain id, position of the last final block
-    s section key                   state records and tree nodes (`ledger.state.Backing`)
+    s section key                   state records and tree pages (`ledger.state.Backing`); the lists
+                                    of used ids in runs (`idlists.py`)
     h height                        header            d digest  -> height
     b height                        block             r height  -> receipts of the block, in order
     f height                        finalization of the block at this height
     t transaction hash              -> height, index
-    i sender 0 transaction id       -> height, index
     u uetr height index             (nothing)
     e account 0 asset 0 height      -> statement lines of that balance in that block
     v epoch                         validator set of the epoch, and the block that it begins on
@@ -19,6 +19,8 @@ indexes that answer questions about them, in one ordered key-value engine under 
 
 A crash leaves the old position or the new one. A block finalised by a descendant has no
 finalization of its own; it is in one batch with that descendant, so its proof is always complete.
+Used ids (section TX_IDS) stay when the ledger drops their hour: they are how a transaction is found
+by its sender's id, and to the ledger an id whose hour has no bucket counts as unused.
 Numbers in keys are big-endian, so key order is chain order.
 """
 
@@ -46,14 +48,23 @@ from atpar.ledger.proofs import (
     RegisteredSets,
 )
 from atpar.ledger.receipts import Receipt
-from atpar.ledger.records import CURRENT, VALIDATORS, Posting, identify_validators
+from atpar.ledger.records import (
+    CURRENT,
+    TX_IDS,
+    TX_LISTS,
+    VALIDATORS,
+    Posting,
+    identify_validators,
+    tx_key,
+)
 from atpar.ledger.recovery import RECOVERY, RecoveryBody, RecoveryDocument
-from atpar.ledger.state import Base, Overlay
+from atpar.ledger.state import TREE_NODES, Base, Overlay
 from atpar.ledger.transactions import Transaction, decode_transaction
 from atpar.ledger.types import ChainId, Count, Hash, Height
 from atpar.node.errors import DiskFault, StoreCorrupt, StoreMismatch, StoreMissing, StoreSchema
 from atpar.node.evidence import get_kind
 from atpar.node.gateway import Entry, EntryCursor, EpochEntry, FinalityPath, FinalState
+from atpar.node.idlists import IdListWriter, find_id, scan_ids
 from atpar.node.indexes import Line, compute_lines, compute_uetrs, describe_line
 from atpar.node.journal import sync_folder
 from atpar.node.kv import KeyValue, KeyValueReader, LevelKeyValue, Write
@@ -141,12 +152,11 @@ class Store:
 
     def get(self, space: int, key: bytes) -> bytes | None:
         """Return the bytes stored under a key of a section (or of TREE_NODES)."""
-        return self._engine.get(_STATE[space] + key)
+        return _get_state(self._engine, space, key)
 
     def scan(self, space: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, bytes) for all keys of a section with the prefix, in key order."""
-        for key, value in self._engine.scan(_STATE[space] + prefix):
-            yield prefix + key, value
+        return _scan_state(self._engine, space, prefix)
 
     # ---- writing
 
@@ -163,7 +173,7 @@ class Store:
             assert header.height == position.height + 1, (header.height, position.height)
             assert header.parent == position.digest
             position = Position(header.height, block.digest, header.view, header.epoch)
-        self._engine.write(_encode_commit(blocks, position))
+        self._engine.write(_encode_commit(self._engine, blocks, position))
         self.position = position
 
     # ---- blocks
@@ -266,7 +276,7 @@ class Store:
         """
 
         def batch() -> Iterator[Write]:
-            yield from _encode_state(overlay)
+            yield from _encode_state(self._engine, [overlay])
             yield from _encode_epoch(overlay, document.body.height)
             yield _key(b"w", document.body.epoch), encode(document)
             if sets is not None:
@@ -299,7 +309,8 @@ class Store:
 
     def find_by_id(self, sender: str, tx_id: bytes) -> tuple[int, int] | None:
         """Return (height, index) of the executed transaction with a sender's id, or None."""
-        return self._find_place(b"i" + sender.encode() + b"\0" + tx_id)
+        record = _find(self._engine, _STATE[TX_IDS.id] + tx_key(sender, tx_id), TX_IDS.codec)
+        return None if record is None else (record.height, record.index)
 
     def find_by_uetr(self, uetr: bytes, *, limit: int) -> list[tuple[int, int]]:
         """Return (height, index) of transactions that name a payment reference, oldest first."""
@@ -396,12 +407,21 @@ class _SnapshotBacking:
 
     def get(self, space: int, key: bytes) -> bytes | None:
         """Return the bytes stored under a key."""
-        return self._snapshot.get(_STATE[space] + key)
+        return _get_state(self._snapshot, space, key)
 
     def scan(self, space: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, bytes) for all keys with the prefix, in key order."""
-        for key, value in self._snapshot.scan(_STATE[space] + prefix):
-            yield prefix + key, value
+        return _scan_state(self._snapshot, space, prefix)
+
+
+def _get_state(reader: KeyValueReader, space: int, key: bytes) -> bytes | None:
+    return find_id(reader, key) if space == TX_LISTS.id else reader.get(_STATE[space] + key)
+
+
+def _scan_state(reader: KeyValueReader, space: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    if space == TX_LISTS.id:
+        return scan_ids(reader, prefix)
+    return ((prefix + key, value) for key, value in reader.scan(_STATE[space] + prefix))
 
 
 # ---- making and opening
@@ -455,7 +475,7 @@ def write_genesis(
     position = Position(header.height, digest, header.view, header.epoch)
 
     def batch() -> Iterator[Write]:
-        yield from _encode_state(overlay)
+        yield from _encode_state(engine, [overlay])
         yield from _encode_epoch(overlay, header.height)
         yield _key(b"h", header.height), encode(header)
         yield b"d" + digest, _HEIGHT.pack(header.height)
@@ -482,28 +502,32 @@ def _check_schema(engine: KeyValueReader) -> None:
 # ---- encoding
 
 
-def _encode_commit(blocks: Iterable[FinalBlock], position: Position) -> Iterator[Write]:
+def _encode_commit(
+    engine: KeyValueReader, blocks: Sequence[FinalBlock], position: Position
+) -> list[Write]:
+    writes = _encode_state(engine, [block.overlay for block in blocks])
     for block in blocks:
         header = block.header
-        height = header.height
-        key = _HEIGHT.pack(height)
-        yield from _encode_state(block.overlay)
+        key = _HEIGHT.pack(header.height)
         if header.next_validators_hash != header.validators_hash:
-            yield from _encode_epoch(block.overlay, height)
-        yield b"h" + key, encode(header)
-        yield b"d" + block.digest, key
-        yield b"b" + key, block.block_bytes
-        yield b"r" + key, encode(block.receipts)
-        yield b"f" + _HEIGHT.pack(block.finalized_height), encode(block.finalization)
-        for index, tx in enumerate(block.transactions):
-            place = _PLACE.pack(height, index)
-            yield b"t" + tx.hash, place
-            yield b"i" + tx.body.sender.encode() + b"\0" + tx.body.tx_id, place
-            for uetr in compute_uetrs(tx):
-                yield b"u" + uetr + place, b""
-        for account, asset, lines in compute_lines(block.postings, block.overlay):
-            yield _balance_prefix(account, asset) + key, encode(lines)
-    yield _FINAL_KEY, encode(position)
+            writes += _encode_epoch(block.overlay, header.height)
+        writes += (
+            (b"h" + key, encode(header)),
+            (b"d" + block.digest, key),
+            (b"b" + key, block.block_bytes),
+            (b"r" + key, encode(block.receipts)),
+            (b"f" + _HEIGHT.pack(block.finalized_height), encode(block.finalization)),
+        )
+        places = [_PLACE.pack(header.height, index) for index in range(len(block.transactions))]
+        for tx, place in zip(block.transactions, places, strict=True):
+            writes.append((b"t" + tx.hash, place))
+            writes += [(b"u" + uetr + place, b"") for uetr in compute_uetrs(tx)]
+        writes += [
+            (_balance_prefix(account, asset) + key, encode(lines))
+            for account, asset, lines in compute_lines(block.postings, block.overlay)
+        ]
+    writes.append((_FINAL_KEY, encode(position)))
+    return writes
 
 
 def _encode_epoch(overlay: Overlay, height: int) -> Iterator[Write]:
@@ -513,9 +537,24 @@ def _encode_epoch(overlay: Overlay, height: int) -> Iterator[Write]:
         yield _key(b"v", validators.epoch), encode(EpochEntry(height, validators))
 
 
-def _encode_state(overlay: Overlay) -> Iterator[Write]:
-    for space, key, value in overlay.encode_writes():
-        yield _STATE[space] + key, value
+def _encode_state(engine: KeyValueReader, overlays: Iterable[Overlay]) -> list[Write]:
+    """Return what overlays of blocks in a row change of the state."""
+    writes: list[Write] = []
+    ids = IdListWriter(engine)
+    for overlay in overlays:
+        for section, table in overlay.tables.items():
+            if section == TX_LISTS.id:
+                ids.apply(table)
+                continue
+            space = _STATE[section]
+            writes += [
+                (space + key, None if record is None else encode(record))
+                for key, record in table.items()
+                if record is not None or section != TX_IDS.id
+            ]
+        space = _STATE[TREE_NODES]
+        writes += [(space + key, node) for key, node in overlay.nodes.items()]
+    return writes + ids.list_writes()
 
 
 def _key(space: bytes, height: int) -> bytes:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from atpar.ledger.blocks import Block, Header, compute_digest
 from atpar.ledger.certificates import Finalization, Proposition
 from atpar.ledger.codec import encode
+from atpar.ledger.ids import IdLog
 from atpar.ledger.operations import Transfer
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import BALANCES, NO_BALANCE, Posting, balance_key
@@ -112,6 +113,10 @@ class Chain:
                     Posting(index, position, op.asset, "ALFA/main", "BRVO/main", op.amount)
                 )
         self._write_balances(overlay)
+        ids = IdLog(overlay, height=height)
+        for index, tx in enumerate(transactions):
+            ids.record(tx, index)
+        ids.close()
         overlay.nodes[b"node"] = hash_of("node", height)
         self.header = make_header(height, self.digest, txs=len(transactions))
         self.digest = compute_digest(self.header)

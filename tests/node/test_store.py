@@ -327,7 +327,7 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
 def test_other_schema_is_refused_with_both_versions() -> None:
     _, _, engine = make_store()
     engine.write([(b"mschema", encode(7))])
-    with pytest.raises(StoreSchema, match="version 7, this program reads version 2"):
+    with pytest.raises(StoreSchema, match="version 7, this program reads version 3"):
         Store(engine)
 
 
