@@ -29,11 +29,11 @@ from atpar.cli.errors import (
     SafetyStop,
     WrongUsage,
 )
-from atpar.cli.files import read_input, write_new
+from atpar.cli.files import read_input, write_new, write_over
 from atpar.cli.flamegraph import flamegraphs_option, list_targets, sampling
 from atpar.cli.keyring import KeyRing, ask_passphrase
 from atpar.cli.output import fields, table
-from atpar.cli.recover import recover_group
+from atpar.cli.recover import recover_group, rejoin
 from atpar.ledger.genesis import Genesis, build_genesis, check_genesis, parse_genesis
 from atpar.node.config import (
     ApiSection,
@@ -50,6 +50,7 @@ from atpar.node.keystore import read_key, read_passphrase
 F = TypeVar("F", bound=Callable[..., Any])
 
 VOTE_KEY_FILE: Final = "vote.key"
+VALIDATORS_FILE: Final = "validators.json"
 LOOPBACK: Final = ("127.", "localhost", "[::1]")
 
 _OVERRIDES: Final = {
@@ -71,6 +72,7 @@ def node_command() -> None:
 
 
 node_command.add_command(recover_group)
+node_command.add_command(rejoin)
 
 
 def _home(function: F) -> F:
@@ -120,6 +122,10 @@ def _load(home: Path, overrides: dict[str, Any]) -> LoadedConfig:
     "--joins", is_flag=True,
     help="The chain's genesis does not name it: it votes from a later epoch on.",
 )  # fmt: skip
+@click.option(
+    "--validators", type=click.Path(path_type=Path, dir_okay=False),
+    help="A proof of the validators in force, from /v1/validators?proof=1: whom to connect with.",
+)  # fmt: skip
 @click.option("--network-listen", help="host:port for validators (default: as registered).")
 @click.option("--api-listen", help="host:port of the API (default: 127.0.0.1:7101).")
 @output_options
@@ -133,6 +139,7 @@ def init(
     genesis_path: Path,
     vote_key: str,
     joins: bool,
+    validators: Path | None,
     network_listen: str | None,
     api_listen: str | None,
 ) -> None:
@@ -151,12 +158,15 @@ def init(
         return
     document_bytes = read_input(genesis_path)
     genesis = _build_genesis(document_bytes)
+    announced = None if validators is None else _check_announced(validators, genesis)
     source = KeyRing(state)
     if joins:
         seat = _make_seat(source, participant, source.find(vote_key).public_key)
     else:
         seat = _find_seat(genesis, participant)
-    config = _make_config(state, participant, seat, network_listen, api_listen, joins=joins)
+    bootstrap = None if announced is None else Path(VALIDATORS_FILE)
+    node = NodeSection(participant=participant, joins=joins, bootstrap=bootstrap)
+    config = _make_config(state, node, seat["address"], network_listen, api_listen)
     key_bytes, public_key = b"", None
     if seat["vote_key"] is not None:
         key = source.find(vote_key)
@@ -173,21 +183,57 @@ def init(
         _write_once(home / "keys" / VOTE_KEY_FILE, key_bytes, mode=0o600)
     _issue_leaf(source.folder, home / "keys", participant, seat["root_certificate"])
     _write_once(home / "genesis.json", document_bytes, mode=0o644)
+    if announced is not None:
+        write_over(home / VALIDATORS_FILE, announced)
     _make_data(home / "data", genesis, participant, public_key)
     write_new(home / NODE_FILE, render_config(config).encode())
-    state.output.show(
-        {
-            "home": str(home),
-            "participant": participant,
-            "chain_id": genesis.chain_id.hex(),
-            "validator": public_key is not None,
-            "config": str(home / NODE_FILE),
-        },
-        [
+    _show_home(
+        state,
+        home,
+        config,
+        genesis,
+        validator=public_key is not None,
+        lines=[
             f"{home}: node of {participant} on chain {genesis.document.name}",
             f"next: atpar node check --home {home}, then atpar node run --home {home}",
         ],
     )
+
+
+def _show_home(
+    state: State,
+    home: Path,
+    config: NodeConfig,
+    genesis: Genesis,
+    *,
+    validator: bool,
+    lines: list[str],
+) -> None:
+    values = {
+        "home": str(home),
+        "participant": config.node.participant,
+        "chain_id": genesis.chain_id.hex(),
+        "validator": validator,
+        "config": str(home / NODE_FILE),
+    }
+    state.output.show(values, lines)
+
+
+def _check_announced(path: Path, genesis: Genesis) -> bytes:
+    """Return the proof of a file, or of an API's answer, that shows the validators in force.
+
+    Raises:
+        ProofInvalid: it does not.
+    """
+    from atpar.cli.verify import decode_proof, find_proof_within
+    from atpar.ledger.limits import MAX_PROOF_BYTES
+    from atpar.ledger.proofs import render_proof
+    from atpar.node.bootstrap import verify_announced
+
+    data = read_input(path, max_bytes=2 * MAX_PROOF_BYTES)
+    file = decode_proof(find_proof_within(data) or data)
+    verify_announced(file, genesis.document)
+    return render_proof(file)
 
 
 def _begin_store_anew(state: State, home: Path, participant: str, document: bytes) -> None:
@@ -217,19 +263,17 @@ def _begin_store_anew(state: State, home: Path, participant: str, document: byte
         raise SafetyStop(
             f"{data}: {STORE_NAME} and {JOURNAL_NAME} are gone. If this validator has voted, a new"
             " journal could let it vote twice",
-            advice="put the folder back where it was, or let the validator rejoin at the next"
-            " epoch; do not restore an old copy",
+            advice="put the folder back where it was, not an old copy; or begin anew without a vote"
+            " until the next epoch: `atpar node rejoin`",
         )
     create_data(data, genesis, participant=participant, vote_key=vote_key)
-    state.output.show(
-        {
-            "home": str(home),
-            "participant": participant,
-            "chain_id": genesis.chain_id.hex(),
-            "validator": vote_key is not None,
-            "config": str(home / NODE_FILE),
-        },
-        [
+    _show_home(
+        state,
+        home,
+        config,
+        genesis,
+        validator=vote_key is not None,
+        lines=[
             f"{data / STORE_NAME} begun anew, {JOURNAL_NAME} kept",
             f"next: atpar node run --home {home}; it fetches the chain from the others",
         ],
@@ -303,14 +347,11 @@ def _make_seat(source: KeyRing, participant: str, vote_key: bytes) -> dict[str, 
 
 def _make_config(
     state: State,
-    participant: str,
-    seat: dict[str, Any],
+    node: NodeSection,
+    address: str | None,
     network_listen: str | None,
     api_listen: str | None,
-    *,
-    joins: bool = False,
 ) -> NodeConfig:
-    address = seat["address"]
     if network_listen is None and address is not None:
         # The registered name may be one that only others resolve: listen on every interface,
         # unless the whole chain lives on this machine.
@@ -318,7 +359,7 @@ def _make_config(
         network_listen = address if address.startswith(LOOPBACK) else f"0.0.0.0:{port}"
     passphrase_file = state.get_passphrase_path()
     config = NodeConfig(
-        node=NodeSection(participant=participant, joins=joins),
+        node=node,
         keys=KeysSection(
             passphrase_file=None if passphrase_file is None else passphrase_file.resolve()
         ),

@@ -97,7 +97,7 @@ def _check_file(state: State, path: Path, chain: Chain) -> _Checked:
     try:
         if EVIDENCE_FORMAT.encode() in data[:_FORMAT_WITHIN]:
             return _Checked(path, *_verify_evidence(data, chain), None)
-        within = _find_proof_within(data)
+        within = find_proof_within(data)
         verified = verify_proof(decode_proof(within or data), compute_trust_root(chain.document))
     except ProofInvalid as error:
         found = explain(error)
@@ -121,7 +121,7 @@ def _compare(checked: Sequence[_Checked]) -> None:
             raise ForkFound(f"{one.path} and {other.path}: {error}") from error
 
 
-def _find_proof_within(data: bytes) -> bytes | None:
+def find_proof_within(data: bytes) -> bytes | None:
     """Return the proof inside an API's answer to `?proof=1`; None if this is no such answer.
 
     What stands around it is the node's word alone, and nothing that is shown comes from there.

@@ -353,6 +353,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         path="/v1/validators",
         group=Group.READ,
+        queries=(PROOF,),
         summary="The voting set, and the last vote seen of each.",
         handler=api_chain.get_validators,
         answers=(ValidatorsForm,),

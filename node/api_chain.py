@@ -25,6 +25,7 @@ from atpar.node.api_forms import (
 )
 from atpar.node.api_http import Answer, Call, invalid, parse_int
 from atpar.node.api_parties import list_participants
+from atpar.node.api_proofs import make_record_proof
 from atpar.node.gateway import NodeState
 from atpar.node.problems import ApiCode, Problem, describe_retry
 
@@ -137,7 +138,8 @@ def _make_certificate(call: Call, height: int) -> CertificateForm | None:
 
 async def get_validators(call: Call) -> Answer:
     """Return the voting set with what this node has seen of each."""
-    call.check_query(frozenset())
+    call.check_query(frozenset({"proof"}))
+    with_proof = call.get_flag("proof")
     members = await call.gateway.validators()
     status = await call.gateway.status()
     following = call.final.view.get(VALIDATORS, NEXT)
@@ -162,6 +164,7 @@ async def get_validators(call: Call) -> Answer:
             validators=forms,
             members=list_validators(call.final.view).members,
             next_members=None if following is None else following.members,
+            proof=make_record_proof(call, VALIDATORS, CURRENT) if with_proof else None,
         )
     )
 

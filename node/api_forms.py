@@ -562,6 +562,9 @@ class ValidatorsForm(Form, frozen=True):
     """As registered in the state at `read_height`; their administrators' keys are governance."""
     next_members: tuple[Validator, ...] | None
     """The set of the next epoch, where `set_validators` has fixed another."""
+    proof: ProofFile | None
+    """With `?proof=1`: the set in force, with its members' certificates and addresses; a new node
+    finds its peers by it (`atpar node init --validators`)."""
 
 
 class EvidenceRecordForm(Form, frozen=True):

@@ -63,6 +63,9 @@ class NodeSection(Settings, frozen=True):
     joins: bool = False
     """Its seat, or its vote key, is registered in a later epoch than its data has reached: it
     follows the chain until then, and votes from the epoch that names it."""
+    bootstrap: Path | None = None
+    """A proof of the validators of a later epoch, as `/v1/validators?proof=1` gives it: whom to
+    connect with, besides those of genesis, until the chain here has reached that epoch."""
 
 
 class KeysSection(Settings, frozen=True):

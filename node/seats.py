@@ -31,15 +31,18 @@ class Sets:
     """The next epoch's, once `set_validators` has fixed it."""
     former: ValidatorSet | None
     """That of the epoch before."""
+    announced: ValidatorSet | None = None
+    """One that a proof shows to be in force later: see `bootstrap.py`."""
 
     def list_members(self) -> list[Validator]:
-        """Return the members of all sets; the running epoch's entries come first."""
-        sets = [self.current, self.following, self.former]
+        """Return the members of all sets; the newest one's entries come first, if it is announced,
+        otherwise those of the running epoch."""
+        sets = [self.announced, self.current, self.following, self.former]
         return [member for each in sets if each is not None for member in each.members]
 
 
-def read_sets(store: Store) -> Sets:
-    """Return the sets at the final height of a store."""
+def read_sets(store: Store, announced: ValidatorSet | None = None) -> Sets:
+    """Return the sets at the final height of a store; an announced one until it is reached."""
     view = store.get_final().view
     current = view.get(VALIDATORS, CURRENT)
     if current is None:
@@ -49,6 +52,7 @@ def read_sets(store: Store) -> Sets:
         current=current,
         following=view.get(VALIDATORS, NEXT),
         former=None if former is None else former.validators,
+        announced=announced if announced and announced.epoch > current.epoch else None,
     )
 
 
@@ -154,7 +158,7 @@ def make_peers(config: NodeConfig, genesis: Genesis, sets: Sets, left: set[str])
     addresses: dict[str, str] = {}
     for member in sets.list_members():
         addresses.setdefault(member.participant, member.address)
-    running = [sets.current, sets.following]
+    running = [sets.announced, sets.current, sets.following]
     active = {m.participant for each in running if each is not None for m in each.members}
     codes = [code for code in addresses if code in active or code not in left]
     addresses.update(config.network.peers)

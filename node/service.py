@@ -28,11 +28,13 @@ from atpar.consensus.types import Timing
 from atpar.ledger.errors import GenesisInvalid
 from atpar.ledger.genesis import Genesis, build_genesis, check_genesis, parse_genesis
 from atpar.ledger.hashing import SignKind
+from atpar.ledger.records import ValidatorSet
 from atpar.ledger.transactions import Transaction
 from atpar.node.access import OPEN_TO_ALL, load_access
 from atpar.node.admission import Admission
 from atpar.node.api import make_api, serve_api
 from atpar.node.api_http import ApiOptions
+from atpar.node.bootstrap import load_announced
 from atpar.node.clock import Clock, LoopClock
 from atpar.node.config import NodeConfig, compute_timing
 from atpar.node.datadir import make_opening, open_chain, open_votes, read_position
@@ -162,6 +164,8 @@ class Setup:
     genesis: Genesis
     roots: Roots
     sets: Sets
+    announced: ValidatorSet | None
+    """Validators of a later epoch, to connect with until that epoch is reached."""
     signers: list[Signer]
     """Of the vote key, and of the one that takes over later. Empty for an observer."""
     store: Store
@@ -184,12 +188,14 @@ def open_setup(config: NodeConfig, files: ExitStack, *, passphrase: str | None) 
     own = config.node.participant
     store = _open_store(config, genesis)
     files.callback(store.close)
-    seat, sets = find_seat(genesis, store, config), read_sets(store)
+    seat = find_seat(genesis, store, config)
+    announced = load_announced(config.node.bootstrap, genesis.document)
+    sets = read_sets(store, announced)
     roots = make_roots(genesis, sets)
     if not config.node.joins:
         check_own_leaf(roots, own, config.keys.tls_certificate)
     if not seat.votes:
-        return Setup(genesis, roots, sets, [], store, None, [], timing)
+        return Setup(genesis, roots, sets, announced, [], store, None, [], timing)
     signers = open_vote_signers(config.keys, passphrase=passphrase)
     held = [signer.public_key for signer in signers]
     check_vote_keys(seat, held, config)
@@ -197,7 +203,7 @@ def open_setup(config: NodeConfig, files: ExitStack, *, passphrase: str | None) 
     keys = seat.known_keys.union(held)
     journal, records = open_votes(config.node.data, opening, keys=keys)
     files.callback(journal.close)
-    return Setup(genesis, roots, sets, signers, store, journal, records, timing)
+    return Setup(genesis, roots, sets, announced, signers, store, journal, records, timing)
 
 
 def load_genesis(path: Path) -> Genesis:
@@ -430,7 +436,8 @@ class _Node:
 
     def _update_peers(self) -> None:
         """Bring the network in line with the members that the final state names."""
-        genesis, sets = self.setup.genesis, read_sets(self.setup.store)
+        genesis = self.setup.genesis
+        sets = read_sets(self.setup.store, self.setup.announced)
         if sets != self.sets:
             self.sets = sets
             self.network.dismissed -= {m.participant for m in sets.current.members}

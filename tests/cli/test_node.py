@@ -10,8 +10,10 @@ from msgspec.structs import replace
 
 from atpar.ledger.commitment import commit_state
 from atpar.ledger.epochs import open_epoch
-from atpar.ledger.genesis import compute_chain_id, parse_genesis
-from atpar.ledger.records import ValidatorSet, identify_validators
+from atpar.ledger.genesis import compute_chain_id, parse_genesis, render_genesis
+from atpar.ledger.proofs import render_proof
+from atpar.ledger.proving import build_proof_file, build_record_proof
+from atpar.ledger.records import CURRENT, VALIDATORS, ValidatorSet, identify_validators
 from atpar.ledger.recovery import RecoveryBody, RecoveryDocument
 from atpar.ledger.state import Overlay
 from atpar.node.config import load_config
@@ -20,6 +22,8 @@ from atpar.node.keystore import read_key
 from atpar.node.seats import read_sets
 from tests.cli.ceremony import ENVIRONMENT, get_sealed
 from tests.cli.helpers import FAST, answering, run
+from tests.ledger.epochs import Chain
+from tests.ledger.world import sign_document
 
 
 def init(home, *extra, code="ALFA", keys=None):
@@ -402,3 +406,33 @@ def test_newcomer_begins_its_store_anew(tmp_path):
     again = init(home, code="ECHO", keys=keys)
     assert again.exit_code == 0, again.err
     assert check(home).exit_code == 0
+
+
+def test_newcomer_is_told_its_peers_by_a_proof(tmp_path):
+    chain = Chain().add_participant().set_validators(("ALFA", "BRVO", "CHRL", "ECHO"))
+    chain.end_epoch().extend(1)
+    genesis, told = tmp_path / "genesis.json", tmp_path / "told.json"
+    genesis.write_bytes(render_genesis(sign_document(chain.genesis.document)))
+    proof = build_record_proof(chain.view, VALIDATORS, CURRENT, chain.prove_last())
+    file = render_proof(build_proof_file(proof, chain.steps))
+    told.write_bytes(b'{"read_height": 7, "proof": ' + file + b"}")
+    keys = tmp_path / "keys"
+    assert run("keys", "new", "vote", *FAST, "--keys", keys, environment=ENVIRONMENT).exit_code == 0
+
+    def set_up(home):
+        return run(
+            "node", "init", "--home", home, "--participant", "ECHO", "--genesis", genesis,
+            "--keys", keys, "--joins", "--validators", told, environment=ENVIRONMENT,
+        )  # fmt: skip
+
+    made = set_up(tmp_path / "echo")
+    assert made.exit_code == 0, made.err
+    config = load_config(tmp_path / "echo" / "node.toml", environment={}).config
+    assert config.node.bootstrap == tmp_path / "echo" / "validators.json"
+    assert config.node.bootstrap.read_bytes() == file
+    assert check(tmp_path / "echo").exit_code == 0
+    told.write_bytes(render_proof(chain.prove()))
+    refused = set_up(tmp_path / "again")
+    assert refused.exit_code == 6
+    assert "not of the validators in force" in refused.err
+    assert not (tmp_path / "again").exists()
