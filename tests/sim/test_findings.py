@@ -1,51 +1,18 @@
 """What the simulator found in the code it runs, kept as small scenarios."""
 
-import random
 from collections.abc import Iterable
 
 import pytest
 
 from atpar.consensus.effects import AlarmKind
 from atpar.consensus.messages import Message, Proposal, SyncResponse
-from atpar.ledger.transactions import Transaction
+from tests.sim.bench import Bench
 from tests.sim.byzantine.blocks import rebuild
 from tests.sim.byzantine.catch_up_poisoner import CatchUpPoisoner
 from tests.sim.byzantine.invalid_transaction import InvalidTransaction
 from tests.sim.byzantine.outdated_answers import OutdatedAnswers
 from tests.sim.clock import MAX_PLANNED_EVENTS, Timeline
-from tests.sim.cluster import Cluster, Machine, MachineStore
-from tests.sim.crypto import Keyring
-from tests.sim.network import Link, Network
-from tests.sim.profiles import NO_EPOCHS
-from tests.sim.worlds import Treasury, get_codes, make_genesis, make_values
-
-
-class Bench:
-    """A small cluster that pays on demand."""
-
-    def __init__(self, *, validators: int = 4, epoch_blocks: int = NO_EPOCHS) -> None:
-        genesis = make_genesis(validators, 0, epoch_blocks)
-        ring = Keyring(is_real=False)
-        self.cluster = Cluster(
-            genesis=genesis,
-            values=make_values(validators, 0, epoch_blocks),
-            codes=get_codes(validators),
-            ring=ring,
-            network=Network(random.Random(1), Link((5, 10))),
-        )
-        self.treasury = Treasury(genesis, ring, random.Random(2))
-        self.cluster.start()
-        self.settle(self.treasury.fund(self.cluster.wall_ms))
-
-    def pay(self, count: int = 1) -> None:
-        for _ in range(count):
-            self.settle(self.treasury.pay(self.cluster.wall_ms))
-
-    def settle(self, tx: Transaction) -> None:
-        cluster = self.cluster
-        machine = next(m for m in cluster.machines.values() if m.is_up)
-        assert cluster.submit(machine, tx)
-        assert cluster.run(5_000, until=lambda: cluster.is_final_everywhere(tx))
+from tests.sim.cluster import Machine, MachineStore
 
 
 def test_store_lost_beside_a_compacted_journal_leaves_the_right_to_vote() -> None:
@@ -59,6 +26,7 @@ def test_store_lost_beside_a_compacted_journal_leaves_the_right_to_vote() -> Non
     bench.pay()
     cluster.crash("CHRL")
     machine.engine = MachineStore(cluster.values)
+    bench.checkers.forget_tip(machine)
     assert cluster.boot(machine)
     cluster.run(1_000)
     cluster.crash("DLTA")
@@ -82,7 +50,7 @@ def test_envelope_of_a_known_id_with_other_signatures_is_never_final() -> None:
     bench = Bench()
     cluster = bench.cluster
     liar, honest = cluster.machines["ALFA"], cluster.machines["BRVO"]
-    liar.actor = Spoiler(cluster, liar, random.Random(3))
+    bench.corrupt(liar, Spoiler, 3)
     for _ in range(12):
         cluster.submit(honest, bench.treasury.pay(cluster.wall_ms))
         cluster.run(250)
@@ -129,7 +97,7 @@ def test_validator_that_catches_up_holds_no_liars_blocks_against_the_honest(seed
     bench.pay(40)
     # The first one that DLTA asks.
     liar, late = cluster.machines["ALFA"], cluster.machines["DLTA"]
-    liar.actor = CatchUpPoisoner(cluster, liar, random.Random(seed))
+    bench.corrupt(liar, CatchUpPoisoner, seed)
     cluster.boot(late)
     assert cluster.run(6_000, until=lambda: late.height >= cluster.machines["BRVO"].height)
     assert [peer for peer, _ in late.faults if peer != "ALFA"] == []
@@ -151,6 +119,6 @@ def test_peer_that_gives_little_and_late_does_not_hold_up_whoever_catches_up() -
     cluster.crash("DLTA")
     bench.pay(60)
     liar, late = cluster.machines["ALFA"], cluster.machines["DLTA"]
-    liar.actor = Miser(cluster, liar, random.Random(0))
+    bench.corrupt(liar, Miser, 0)
     cluster.boot(late)
     assert cluster.run(2_000, until=lambda: late.height >= cluster.machines["BRVO"].height)
