@@ -1,4 +1,7 @@
-"""`atpar node recover`: reopen a chain that fewer than a quorum of validators can vote on.
+"""`atpar node recover|rejoin`: after journals were lost, of too many validators or of one.
+
+`recover` reopens a chain that fewer than a quorum can vote on. `rejoin` lets one validator follow
+without its journal, and vote again from a later epoch on.
 
 Draft on one stopped node that has the highest final block of all; each administrator has its own
 node check the document, compares, and signs, off the nodes; join the files; apply the result on
@@ -7,7 +10,7 @@ every stopped node; start the nodes.
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,14 +22,18 @@ from atpar.cli.output import fields
 from atpar.ledger.codec import encode
 from atpar.ledger.hashing import SignKind
 from atpar.node.config import NodeConfig, load_config
+from atpar.node.keystore import read_key
 
 if TYPE_CHECKING:
     from atpar.consensus.records import JournalRecord
+    from atpar.ledger.genesis import Genesis
     from atpar.node.journal import Opening
     from atpar.node.recover import RecoveryFile
     from atpar.node.seats import Seat
     from atpar.node.store import Store
 
+MAX_LOST_EPOCHS: Final = 10_000
+"""Most epochs that a journal is begun without a vote for."""
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -200,14 +207,12 @@ def _apply(config: NodeConfig, store: "Store", given: "RecoveryFile") -> Path | 
 
 def _find_seat(config: NodeConfig, store: "Store") -> "Seat":
     from atpar.node.seats import find_seat
-    from atpar.node.service import load_genesis
 
-    return find_seat(load_genesis(config.node.genesis), store, config)
+    return find_seat(_load_genesis(config), store, config)
 
 
 def _make_opening(config: NodeConfig, store: "Store", seat: "Seat") -> "Opening":
     from atpar.node.datadir import make_opening
-    from atpar.node.keystore import read_key
 
     held = seat.vote_key
     if held is None:
@@ -224,6 +229,114 @@ def _read_votes(config: NodeConfig, store: "Store", seat: "Seat") -> "list[Journ
         return None
     opening = _make_opening(config, store, seat)
     return read_journal(config.node.data, opening, keys=seat.known_keys)
+
+
+# ---- one validator without its journal
+
+
+@click.command()
+@click.option(
+    "--epoch", type=click.IntRange(0), required=True, metavar="N",
+    help="The epoch that runs, as the others' `atpar node status` shows it: no vote in it.",
+)  # fmt: skip
+@_home
+@output_options
+@pass_state
+def rejoin(state: State, *, epoch: int, home: Path) -> None:
+    """Begin a lost vote journal anew: the node follows, and votes from the epoch after N on.
+
+    For a validator whose votes.journal is missing or damaged, with or without its chain.db, which
+    is begun anew too where it is missing. Nobody knows any more what it voted, so it casts no vote
+    up to and with epoch N: too high an N costs time, too low a one may cost the chain's safety. A
+    damaged journal is kept beside the new one.
+
+    Example: atpar node rejoin --home alfa --epoch 3
+    """
+    from atpar.node.datadir import JOURNAL_NAME, STORE_NAME, create_data
+
+    config = _load(home)
+    data, is_new = config.node.data, not (config.node.data / STORE_NAME).exists()
+    opening, first = _read_lost(config, is_new=is_new)
+    if not first <= epoch < first + MAX_LOST_EPOCHS:
+        raise WrongUsage(
+            f"--epoch {epoch}: this node is in epoch {first}",
+            advice=f"the running epoch, {first} to {first + MAX_LOST_EPOCHS - 1}",
+        )
+    aside = _begin_lost(config, opening, first, epoch)
+    if is_new:
+        genesis = _load_genesis(config)
+        create_data(data, genesis, participant=opening.participant, vote_key=opening.vote_key)
+    begun = [JOURNAL_NAME, *([STORE_NAME] if is_new else [])]
+    kept = [] if aside is None else [f"the lost journal is kept as {aside}"]
+    state.output.show(
+        {"home": str(home), "begun": begun, "first_epoch_with_a_vote": epoch + 1},
+        [
+            f"{' and '.join(begun)} begun anew; no vote before epoch {epoch + 1}",
+            *kept,
+            f"next: atpar node run --home {home}",
+        ],
+    )
+
+
+def _read_lost(config: NodeConfig, *, is_new: bool) -> "tuple[Opening, int]":
+    """Return the opening of the journal that is to begin, and the epoch that the node is in.
+
+    Raises:
+        ConfigurationProblem: nothing is lost, or the node has no vote that could be.
+    """
+    from atpar.node.datadir import make_opening, open_chain, read_position
+    from atpar.node.errors import StartRefused
+    from atpar.node.recover import read_journal
+    from atpar.node.seats import check_vote_keys, find_seat
+
+    genesis, epoch, store = _load_genesis(config), 0, None
+    if not is_new:
+        store = open_chain(config.node.data, chain_id=genesis.chain_id)
+    try:
+        seat = find_seat(genesis, store, config)
+        if store is not None:
+            epoch = read_position(store).start.epoch
+    finally:
+        if store is not None:
+            store.close()
+    if not seat.votes:
+        raise ConfigurationProblem(
+            f"{config.node.participant} is an observer: it has no votes to lose",
+            advice="`atpar node init` begins its chain.db anew, once it is renamed or gone",
+        )
+    held = read_key(Path(config.keys.vote)).public_key
+    try:
+        check_vote_keys(seat, [held], config)
+    except StartRefused as error:
+        raise ConfigurationProblem(
+            str(error),
+            advice="where a later epoch registers it, set node.joins = true until it is there",
+        ) from error
+    opening = make_opening(
+        chain_id=genesis.chain_id,
+        participant=config.node.participant,
+        vote_key=seat.vote_key or held,
+    )
+    if read_journal(config.node.data, opening, keys=seat.known_keys) is not None:
+        raise ConfigurationProblem(
+            "votes.journal is there and whole: this validator may vote with it",
+            advice="start the node; a chain.db that is missing is begun anew by `atpar node init`",
+        )
+    return opening, epoch
+
+
+def _begin_lost(config: NodeConfig, opening: "Opening", first: int, last: int) -> Path | None:
+    from atpar.node.datadir import begin_journal_anew, make_lost_records
+
+    data = config.node.data
+    data.mkdir(parents=True, exist_ok=True)
+    return begin_journal_anew(data, opening, make_lost_records(first, last), epoch=last + 1)
+
+
+def _load_genesis(config: NodeConfig) -> "Genesis":
+    from atpar.node.service import load_genesis
+
+    return load_genesis(config.node.genesis)
 
 
 def _parse_digest(text: str) -> bytes:
@@ -267,9 +380,7 @@ def _load(home: Path) -> NodeConfig:
 
 
 def _read_chain_id(config: NodeConfig) -> bytes:
-    from atpar.node.service import load_genesis
-
-    return load_genesis(config.node.genesis).chain_id
+    return _load_genesis(config).chain_id
 
 
 def _read(path: Path) -> "RecoveryFile":

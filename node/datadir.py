@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from atpar.consensus.records import EpochOpenedRecord, JournalRecord, decode_record, encode_record
+from atpar.consensus.records import (
+    EpochOpenedRecord,
+    JournalLostRecord,
+    JournalRecord,
+    decode_record,
+    encode_record,
+)
 from atpar.consensus.types import EpochStart, Tip
 from atpar.consensus.validators import ValidatorSet
 from atpar.ledger.blocks import (
@@ -76,6 +82,30 @@ def create_data(
         digest=genesis.digest,
         overlay=genesis.overlay,
     )
+
+
+def begin_journal_anew(
+    folder: Path, opening: Opening, records: list[bytes], *, epoch: int
+) -> Path | None:
+    """Begin a journal in place of one that is missing or lost, for votes from an epoch on.
+
+    The damaged file is kept beside it, under the name that is returned.
+
+    Raises:
+        DiskFault: it cannot be written.
+    """
+    path = folder / JOURNAL_NAME
+    aside = path.with_name(f"{JOURNAL_NAME}.lost-before-epoch-{epoch}")
+    was_there = path.exists()
+    if was_there:
+        path.rename(aside)
+    create_journal(path, opening, records)
+    return aside if was_there else None
+
+
+def make_lost_records(first: int, last: int) -> list[bytes]:
+    """Return the records with which a journal permits no vote in these epochs."""
+    return [encode_record(JournalLostRecord(epoch)) for epoch in range(first, last + 1)]
 
 
 def open_chain(folder: Path, *, chain_id: bytes) -> Store:

@@ -43,8 +43,8 @@ _HEAD = struct.Struct(">II8s")
 HEAD_BYTES: Final = _HEAD.size
 _ADVICE: Final = (
     "do not delete or edit it: a vote that was sent may be missing, and a second, different vote "
-    "would be equivocation. Keep the file, keep this validator stopped, and let it rejoin with a "
-    "new journal at the next epoch"
+    "would be equivocation. Keep this validator stopped, and let it begin anew without a vote until "
+    "the next epoch: `atpar node rejoin`, which keeps the file"
 )
 
 
@@ -363,8 +363,8 @@ def open_journal(
     if data is None:
         raise JournalMissing(
             f"{path} does not exist. A new validator makes it with `atpar node init`. If this "
-            "validator has voted before, do not make a new one: restore the file, or let the "
-            "validator rejoin at the next epoch"
+            "validator has voted before, put the very file back where it was, or let the validator "
+            "begin anew without a vote until the next epoch: `atpar node rejoin`"
         )
     found = replay(data)
     opening = check_opening(found, expected, keys=keys)

@@ -47,9 +47,9 @@ from atpar.ledger.recovery import (
 )
 from atpar.ledger.state import Overlay
 from atpar.ledger.types import ChainId
-from atpar.node.datadir import JOURNAL_NAME, Position, open_votes, read_position
+from atpar.node.datadir import Position, begin_journal_anew, open_votes, read_position
 from atpar.node.errors import JournalLost, JournalMissing
-from atpar.node.journal import Opening, create_journal
+from atpar.node.journal import Opening
 from atpar.node.seats import read_sets
 from atpar.node.store import Store
 
@@ -229,20 +229,8 @@ def read_journal(
 
 
 def begin_journal(folder: Path, opening: Opening, start: EpochStart) -> Path | None:
-    """Begin a journal anew with a recovered epoch, in place of one that is missing or lost.
-
-    The damaged file is kept beside it, under the name that is returned.
-
-    Raises:
-        DiskFault: it cannot be written.
-    """
-    path = folder / JOURNAL_NAME
-    aside = path.with_name(f"{JOURNAL_NAME}.lost-before-epoch-{start.epoch}")
-    was_there = path.exists()
-    if was_there:
-        path.rename(aside)
-    create_journal(path, opening, make_recovered_records(start))
-    return aside if was_there else None
+    """Begin a journal anew with a recovered epoch: see `begin_journal_anew`."""
+    return begin_journal_anew(folder, opening, make_recovered_records(start), epoch=start.epoch)
 
 
 def continue_journal(

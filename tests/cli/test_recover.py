@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 
-from atpar.consensus.records import VoteRecord, encode_record
+from atpar.consensus.records import JournalLostRecord, VoteRecord, encode_record
 from atpar.ledger.certificates import Proposition
 from atpar.ledger.genesis import compute_chain_id, parse_genesis
 from atpar.ledger.votes import Finalize
-from atpar.node.datadir import make_opening
+from atpar.node.datadir import make_opening, open_votes
 from atpar.node.journal import open_journal
 from atpar.node.keystore import read_key
 from tests.cli.ceremony import ENVIRONMENT, get_sealed
@@ -131,3 +131,64 @@ def test_administrator_signs_one_document_for_an_epoch_however_often(homes):
     (note,) = (homes / "keys" / "ALFA").glob("*.signed.json")
     note.rename(homes / "moved-away")
     assert sign(second, "ALFA", second).exit_code == 0
+
+
+# ---- one validator without its journal
+
+
+def rejoin(home, *args):
+    return run("node", "rejoin", "--home", home, *args, environment=ENVIRONMENT)
+
+
+def read_lost_epochs(home, code="ALFA"):
+    chain_id = compute_chain_id(parse_genesis((home / "genesis.json").read_bytes()))
+    vote_key = read_key(home / "keys" / "vote.key").public_key
+    opening = make_opening(chain_id=chain_id, participant=code, vote_key=vote_key)
+    journal, records = open_votes(home / "data", opening)
+    journal.close()
+    assert all(isinstance(record, JournalLostRecord) for record in records)
+    return [record.epoch for record in records]
+
+
+def test_wiped_data_folder_is_begun_anew_without_a_vote_in_the_running_epoch(homes):
+    home = homes / "ALFA"
+    shutil.rmtree(home / "data")
+    genesis = home / "genesis.json"
+    refused = run("node", "init", "--home", home, "--participant", "ALFA", "--genesis", genesis)
+    assert refused.exit_code == 8
+    assert "atpar node rejoin" in refused.err
+    begun = rejoin(home, "--epoch", "2", "--json")
+    assert begun.exit_code == 0, begun.err
+    assert begun.json["begun"] == ["votes.journal", "chain.db"]
+    assert begun.json["first_epoch_with_a_vote"] == 3
+    assert read_lost_epochs(home) == [0, 1, 2]
+    again = rejoin(home, "--epoch", "2")
+    assert again.exit_code == 3
+    assert "votes.journal is there and whole" in again.err
+
+
+def test_damaged_journal_is_kept_beside_the_one_that_is_begun_anew(homes):
+    path = homes / "ALFA" / "data" / "votes.journal"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    begun = rejoin(homes / "ALFA", "--epoch", "0")
+    assert begun.exit_code == 0, begun.err
+    assert path.with_name("votes.journal.lost-before-epoch-1").read_bytes() == damaged
+    assert read_lost_epochs(homes / "ALFA") == [0]
+
+
+def test_journal_that_is_whole_is_never_begun_anew(homes):
+    path = homes / "ALFA" / "data" / "votes.journal"
+    before = path.read_bytes()
+    refused = rejoin(homes / "ALFA", "--epoch", "0")
+    assert refused.exit_code == 3
+    assert "this validator may vote with it" in refused.err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("epoch", "code"), [(9_999, 0), (10_000, 2)])
+def test_epochs_without_a_vote_are_bounded(homes, epoch, code):
+    shutil.rmtree(homes / "ALFA" / "data")
+    assert rejoin(homes / "ALFA", "--epoch", str(epoch)).exit_code == code
+    assert (homes / "ALFA" / "data").exists() is (code == 0)

@@ -21,7 +21,13 @@ from atpar.ledger.errors import ProofInvalid
 from atpar.ledger.invariants import check_invariants
 from atpar.ledger.operations import RecordEvidence
 from atpar.ledger.votes import Finalize, Notarize, Nullify, get_body
-from atpar.node.datadir import decode_records, make_opening, open_votes, read_position
+from atpar.node.datadir import (
+    decode_records,
+    make_lost_records,
+    make_opening,
+    open_votes,
+    read_position,
+)
 from atpar.node.errors import JournalMissing
 from atpar.node.journal import create_journal, open_journal
 from atpar.node.kv import MemoryKeyValue
@@ -63,6 +69,19 @@ def wipe(cluster: Cluster, *codes: str) -> None:
         disk = cluster.nodes[code].disk
         disk.cached.pop(PATH)
         disk.synced.pop(PATH)
+
+
+def begin_store(cluster: Cluster, code: str) -> None:
+    """Begin the store of a node that is down anew, at genesis."""
+    genesis = cluster.world.genesis
+    engine = cluster.nodes[code].engine = MemoryKeyValue()
+    write_genesis(
+        engine,
+        chain_id=genesis.chain_id,
+        header=genesis.header,
+        digest=genesis.digest,
+        overlay=genesis.overlay,
+    )
 
 
 def get_store(cluster: Cluster, code: str = "ALFA") -> Store:
@@ -194,6 +213,23 @@ def test_journal_lost_again_after_the_recovery_does_not_vote_again() -> None:
     settle(cluster, pay(cluster), within_ms=30_000)
     cluster.start("DLTA")
     settle(cluster, pay(cluster), within_ms=30_000)
+    check_votes(cluster)
+
+
+def test_validator_that_begins_its_journal_anew_votes_from_the_named_epoch_on() -> None:
+    cluster = make_epochs()
+    settle(cluster, pay(cluster))
+    cluster.crash("DLTA")
+    wipe(cluster, "DLTA")
+    node = cluster.nodes["DLTA"]
+    begin_store(cluster, "DLTA")
+    create_journal(PATH, cluster._opening("DLTA"), make_lost_records(0, 1), disk=node.disk)
+    before = len(node.sent)
+    cluster.start("DLTA")
+    pay_through(cluster, 3 * EPOCH_BLOCKS + 3, *BANKS)
+    votes = [decode_message(data) for _, _, data in node.sent[before:]]
+    epochs = {get_body(vote).epoch for vote in votes if isinstance(vote, Notarize | Finalize)}
+    assert epochs == {2, 3}
     check_votes(cluster)
 
 
@@ -389,16 +425,8 @@ def test_store_begun_anew_does_not_vote_in_the_epoch_before_the_recovery() -> No
     assert cluster.run(30_000, until=lambda: bool(cluster.find_final("CHRL", paid)))
     cluster.run(1_000)
     cluster.crash(*BANKS[:3])
-    genesis = cluster.world.genesis
     for code in BANKS[:2]:
-        engine = cluster.nodes[code].engine = MemoryKeyValue()
-        write_genesis(
-            engine,
-            chain_id=genesis.chain_id,
-            header=genesis.header,
-            digest=genesis.digest,
-            overlay=genesis.overlay,
-        )
+        begin_store(cluster, code)
     others = ("ALFA", "BRVO", "DLTA")
     cluster.start(*others)
     cluster.submit(pay(cluster))
