@@ -1,11 +1,14 @@
 """A light client crosses epochs that administrators opened, and is led to no fork on the way."""
 
+import dataclasses
 import functools
 
 import pytest
 from msgspec.structs import replace
 
+from atpar.ledger.blocks import compute_digest
 from atpar.ledger.codec import encode
+from atpar.ledger.commitment import commit_state
 from atpar.ledger.errors import ForkFound, NonCanonical, ProofInvalid
 from atpar.ledger.histories import check_one_history
 from atpar.ledger.limits import MAX_ABANDONED_BLOCKS
@@ -22,8 +25,9 @@ from atpar.ledger.proofs import (
     verify_proof,
 )
 from atpar.ledger.proving import build_proof_file, build_solvency_proof, prove_sets
-from atpar.ledger.records import identify_validators
+from atpar.ledger.records import CURRENT, VALIDATORS, identify_validators
 from atpar.ledger.recovery import RECOVERY, RecoveryDocument
+from atpar.ledger.state import Overlay
 from tests.ledger.epochs import Chain
 from tests.ledger.finality import get_trust
 from tests.ledger.test_proofs import list_alterations
@@ -286,6 +290,33 @@ def test_sets_of_another_block_prove_nothing() -> None:
     refuse(chain, [*chain.steps, replace(step, sets=swapped)], "not as claimed")
 
 
+def forge(chain: Chain, overlay: Overlay) -> RecoveryStep:
+    """Return a step on a block that the validators signed over a state that cannot be."""
+    body = chain.draft()
+    root = commit_state(overlay)
+    chain.header = replace(chain.header, state_root=root)
+    chain.digest = compute_digest(chain.header)
+    document = chain.sign(replace(body, digest=chain.digest), "ALFA", "BRVO", "CHRL")
+    return RecoveryStep(document, chain.prove_last(), prove_sets(overlay))
+
+
+def test_state_that_registers_another_set_proves_no_administrators() -> None:
+    current = rotated().validators
+    turned = (*current.members[1:], current.members[0])
+    for record, message in (
+        (replace(current, epoch=2), "the set of epoch 2, not the one that epoch 1 has"),
+        (replace(current, members=turned), "the set of epoch 1, not the one that epoch 1 has"),
+        (None, "the state has no validators"),
+    ):
+        chain = rotate(Chain()).extend(2)
+        overlay = Overlay(chain.view)
+        if record is None:
+            overlay.delete(VALIDATORS, CURRENT)
+        else:
+            overlay.put(VALIDATORS, CURRENT, record)
+        refuse(chain, [*chain.steps, forge(chain, overlay)], message)
+
+
 def test_base_below_a_final_block_of_its_epoch_is_refused() -> None:
     chain = rotate(Chain()).extend(1)
     lower, sets = chain.header, prove_sets(chain.view)
@@ -376,6 +407,17 @@ def test_proofs_of_one_chain_tell_one_history() -> None:
     for first in told:
         for second in told:
             check_one_history(first, second)
+
+
+def test_fork_is_found_between_proofs_that_start_from_a_later_set() -> None:
+    chain = rotate(Chain()).extend(1)
+    short = replace(chain.prove(), epochs=())
+    verified = verify_proof(short, TrustRoot(chain.chain_id, identify_validators(chain.validators)))
+    (opening,) = verified.epochs
+    turned = replace(opening.validators, members=opening.validators.members[::-1])
+    other = dataclasses.replace(verified, epochs=(dataclasses.replace(opening, validators=turned),))
+    with pytest.raises(ForkFound, match=r"epoch 1 was opened twice: .* for ALFA, BRVO, CHRL, ECHO"):
+        check_one_history(verified, other)
 
 
 def test_proofs_of_two_chains_are_no_history() -> None:
