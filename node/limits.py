@@ -19,6 +19,8 @@ STORE_BLOCK_CACHE_BYTES: Final = 64 * 1024 * 1024
 STORE_WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
 STORE_BLOOM_BITS: Final = 10
 STORE_MAX_OPEN_FILES: Final = 256
+SNAPSHOT_CACHE_BYTES: Final = 1024 * 1024
+"""Decoded records, and tree pages, that one answer about the final state keeps while it is made."""
 MAX_PAGE: Final = 1_000
 """Most entries that one paginated read returns."""
 MAX_FINALIZATION_GAP: Final = 4_096
@@ -119,6 +121,10 @@ MAX_VERIFY_ATTEMPTS: Final = 5
 """Workers in a row that one batch may end before the node stops."""
 VERIFY_TIMEOUT_S: Final = 30.0
 """A worker that has not answered a batch by then counts as dead."""
+VOTES_CHECKED_AHEAD: Final = 64
+"""Signatures of votes in one turn from which on they go to the workers: 2 ms of the main loop."""
+MAX_VOTES_REMEMBERED: Final = 8_192
+"""Valid signatures of votes, from batches, until the replica asks for them."""
 
 # ---- the driver
 MAX_TURN_MESSAGES: Final = 512

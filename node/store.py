@@ -68,7 +68,7 @@ from atpar.node.idlists import IdListWriter, find_id, scan_ids
 from atpar.node.indexes import Line, compute_lines, compute_uetrs, describe_line
 from atpar.node.journal import sync_folder
 from atpar.node.kv import KeyValue, KeyValueReader, LevelKeyValue, Write
-from atpar.node.limits import MAX_EVIDENCE_PER_VALIDATOR, MAX_PAGE
+from atpar.node.limits import MAX_EVIDENCE_PER_VALIDATOR, MAX_PAGE, SNAPSHOT_CACHE_BYTES
 
 SCHEMA_VERSION: Final = 3
 
@@ -395,7 +395,11 @@ class Store:
         snapshot = self._engine.snapshot()
         position = _read(snapshot, _FINAL_KEY, _POSITION)
         header = _read(snapshot, _key(b"h", position.height), HEADER)
-        view = Base(_SnapshotBacking(snapshot), cache_records=1_024)
+        view = Base(
+            _SnapshotBacking(snapshot),
+            cache_record_bytes=SNAPSHOT_CACHE_BYTES,
+            cache_node_bytes=SNAPSHOT_CACHE_BYTES,
+        )
         return FinalState(header=header, digest=position.digest, view=view)
 
 
