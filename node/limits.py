@@ -97,7 +97,7 @@ DIAL_HEAD_START_S: Final = 0.25
 """The peer with the higher code waits this long before it dials, so that two rarely collide."""
 
 # ---- blocks under load
-BLOCK_WORK_BUDGET_S: Final = 0.1
+BLOCK_WORK_BUDGET_S: Final = 0.15
 """How long a block may take to build or to check here, as far as recent ones tell."""
 MIN_PACED_OPS: Final = 100
 """Blocks with fewer operations say little about what one costs."""

@@ -16,6 +16,7 @@ import trio
 from atpar.cli.testnet.payments import Signed
 from atpar.cli.testnet.wire import Unreachable
 from atpar.ledger.codes import Code
+from atpar.node.limits import MAX_REQUEST_BYTES
 
 TICK_S: Final = 0.01
 """Payments that fall due within one tick travel in one request."""
@@ -23,6 +24,8 @@ MAX_TICK_S: Final = 0.05
 BUSY_RATE: Final = 1_000
 """Transfers a second from which on ticks grow with the rate, as a busy client's batches do."""
 MAX_BATCH: Final = 1_000
+MAX_BATCH_BYTES: Final = MAX_REQUEST_BYTES // 4
+"""Of one request, so that bulk payments that are sent again fit into a body."""
 MAX_REQUESTS_PER_NODE: Final = 32
 DOWN_S: Final = 0.5
 """How long a node that did not answer is passed over."""
@@ -104,6 +107,8 @@ class Load:
         self.tally = Tally([index / rate for index in range(len(payments))])
         self._indexes = {payment.hash: index for index, payment in enumerate(payments)}
         self._rate = rate
+        largest = max(len(payment.raw) for payment in payments)
+        self._batch = max(1, min(MAX_BATCH, MAX_BATCH_BYTES // largest))
         self._tick_s = compute_tick_s(rate * transfers)
         self._start = NEVER
         self._next_target = 0
@@ -161,8 +166,8 @@ class Load:
                 max(self._start + self.tally.due[sent], trio.current_time() + self._tick_s)
             )
             due = min(total, int(self.elapsed_s() * self._rate) + 1)
-            for first in range(sent, due, MAX_BATCH):
-                batch = list(range(first, min(first + MAX_BATCH, due)))
+            for first in range(sent, due, self._batch):
+                batch = list(range(first, min(first + self._batch, due)))
                 self.tally.submitted += len(batch)
                 nursery.start_soon(self._send, batch)
             sent = max(sent, due)
@@ -219,8 +224,8 @@ class Load:
             await trio.sleep(RESEND_CHECK_S)
             now = trio.current_time()
             waiting = [index for index, at in self._last_sent.items() if at <= now]
-            for first in range(0, len(waiting), MAX_BATCH):
-                if not await self._send(waiting[first : first + MAX_BATCH]):
+            for first in range(0, len(waiting), self._batch):
+                if not await self._send(waiting[first : first + self._batch]):
                     break
 
     def _check_settled(self) -> None:

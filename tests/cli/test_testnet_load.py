@@ -10,6 +10,7 @@ import trio.testing
 from atpar.cli.testnet.load import (
     DRAIN_S,
     MAX_BATCH,
+    MAX_BATCH_BYTES,
     MAX_TICK_S,
     RESEND_AFTER_S,
     RESEND_CHECK_S,
@@ -125,6 +126,25 @@ async def test_load_is_patient_with_nodes_that_are_slow_for_all(
     again._usual_s = 2.5
     await again.run()
     assert len(node.received) == len(late.received) == 400
+
+
+async def test_requests_of_large_payments_stay_within_a_request_body(
+    nursery: trio.Nursery, clock: trio.testing.MockClock
+) -> None:
+    sizes: list[int] = []
+
+    class Node(FakeNode):
+        async def submit(self, envelopes: Sequence[bytes]) -> list[Verdict]:
+            sizes.append(sum(map(len, envelopes)))
+            return await super().submit(envelopes)
+
+    size = MAX_BATCH_BYTES // 3
+    payments = [Signed(b"raw-%d" % n + bytes(size - 5), b"hash-%d" % n) for n in range(8)]
+    node = Node(nursery, delay_s=None)
+    load = Load(payments, [node], rate=10_000)
+    await load.run(drain_s=RESEND_AFTER_S + 1)
+    assert max(sizes) == MAX_BATCH_BYTES // size * size
+    assert len(sizes) > 3
 
 
 async def test_load_keeps_sending_while_nothing_becomes_final(
