@@ -46,6 +46,8 @@ class Mutant:
 SAFETY = test("tests/consensus/test_safety.py")
 REPLICA = test("tests/consensus/test_replica.py", "tests/consensus/test_traps.py")
 LEDGER = "tests/ledger"
+LIGHT_CLIENT = test("tests/ledger/test_recovery.py")
+RECOVERY = test("tests/node/test_recover.py")
 
 MUTANTS = (
     Mutant(
@@ -187,6 +189,41 @@ MUTANTS = (
         "    if computed != root:\n",
         "    if computed.hash != root.hash:\n",
         (test("tests/ledger/test_tree.py", "tests/ledger/test_proofs.py"),),
+    ),
+    Mutant(
+        "a recovery by fewer administrators than the quorum",
+        "ledger/recovery.py",
+        "    if len(names) < quorum:",
+        "    if len(names) < quorum - 1:",
+        (LIGHT_CLIENT, RECOVERY),
+    ),
+    Mutant(
+        "administrators of a set that is not the one that stopped",
+        "ledger/proofs.py",
+        "    if identify_validators(records) != before.validators:",
+        "    if records.epoch != before.validators.epoch:",
+        (LIGHT_CLIENT,),
+    ),
+    Mutant(
+        "a recovery below a block that its epoch finalised",
+        "ledger/proofs.py",
+        "    if len(base.headers) > 1:",
+        "    if len(base.headers) < 0:",
+        (LIGHT_CLIENT,),
+    ),
+    Mutant(
+        "a recovery below a block that this validator voted to finalise",
+        "consensus/recovery.py",
+        "        if above.digest not in abandoned:",
+        "        if abandoned and above.digest not in abandoned:",
+        (RECOVERY, test("tests/consensus/test_recovery.py")),
+    ),
+    Mutant(
+        "votes in an epoch that the journal has left",
+        "consensus/replica.py",
+        "        if self._has_left(start.epoch) or not self._may_vote(start.validators):",
+        "        if not self._may_vote(start.validators):",
+        (RECOVERY,),
     ),
 )
 
