@@ -31,6 +31,7 @@ class Context:
 
     __slots__ = (
         "apply",
+        "assets",
         "bundle_entry",
         "chain_id",
         "departed",
@@ -52,11 +53,11 @@ class Context:
         self.now_ms = now_ms
         """Block time: the only time there is."""
         self.postings: list[Posting] = []
+        self.assets: dict[str, Asset] = {}
         self.suspensions: dict[str, bool] = {}
-        """Participants looked up so far in this block, and whether they are suspended."""
+        """Participants, and whether they are suspended."""
         self.payer: tuple[str, str, Asset, Account] | None = None
-        """Account id, asset code and records of the last payment's debtor, who may pay: kept as
-        long as one payment follows another, since payments change no account and no asset."""
+        """Account id, asset code and records of the last payment's debtor, who may pay."""
         self.departed: list[str] = []
         """Accounts of which something ended in this transaction: closing ones may end."""
         self.tx: Transaction | None = None
@@ -66,6 +67,15 @@ class Context:
         """Inside a bundle: who proposed it, its proposal id, the index of the operation in it."""
         self.tx_index = 0
         self.op_index = 0
+
+    def forget(self) -> None:
+        """Forget `assets`, `suspensions` and `payer`: what payments look up and do not change.
+
+        For everything that may change it: all other operations, and taking one back.
+        """
+        self.assets.clear()
+        self.suspensions.clear()
+        self.payer = None
 
     @property
     def position(self) -> int:

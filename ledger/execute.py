@@ -136,10 +136,9 @@ def _apply(context: Context, op: Operation) -> None:
     if type(op) is Transfer:
         apply_transfer(context, op)
         return
-    # Whatever else it is may change what is known about the last payer.
-    context.payer = None
+    context.forget()
     APPLY[type(op)](context, op)
-    context.payer = None
+    context.forget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +222,6 @@ class _Run:
         overlay.checkpoint()
         context.tx = tx
         context.tx_index = len(self.transactions)
-        context.payer = None
         posted = len(context.postings)
         code, failed_op, index = 0, None, 0
         try:
@@ -234,11 +232,12 @@ class _Run:
                 _apply(context, op)
             if context.departed:
                 end_closing_accounts(context)
+                context.forget()
         except Refused as refusal:
             overlay.rollback()
             del context.postings[posted:]
             context.departed.clear()
-            context.suspensions.clear()
+            context.forget()
             context.bundle_entry = None
             code, failed_op = int(refusal.code), index
         assert failed_op is None or code >= FIRST_RECEIPT_CODE, code
@@ -293,6 +292,8 @@ def _measure_work(view: View, tx: Transaction) -> tuple[int, int]:
     Proofs of possession and the votes in evidence are signatures; an approval may run its bundle.
     """
     ops, signatures = len(tx.body.ops), len(tx.signatures)
+    if tx.are_own_payments:
+        return ops, signatures
     for op in tx.body.ops:
         if type(op) in _LABORIOUS:
             bundled: Sequence[Operation] = (op,)

@@ -21,7 +21,6 @@ from atpar.ledger.records import (
     TxListEntry,
     TxRecord,
     hour_key,
-    number_key,
     tx_key,
 )
 from atpar.ledger.state import Overlay
@@ -68,8 +67,10 @@ class IdLog:
     def close(self) -> None:
         """Write what the block's ids add to their buckets."""
         for bucket in self._buckets.values():
-            for position, entry in enumerate(bucket.entries, bucket.before.count):
-                self._overlay.put(TX_LISTS, bucket.key + number_key(position), entry)
+            places = enumerate(bucket.entries, bucket.before.count)
+            self._overlay.put_all(
+                TX_LISTS, {bucket.key + place.to_bytes(8, "big"): entry for place, entry in places}
+            )
             after = IdBucket(bucket.before.count + len(bucket.entries), bucket.running_hash)
             self._overlay.put(ID_BUCKETS, bucket.key, after)
 

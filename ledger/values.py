@@ -49,12 +49,26 @@ Fault = tuple[Code, str] | None
 """A broken rule: its code and the message; None when nothing is wrong."""
 
 
+def are_own_payments(sender: str, ops: Sequence[Operation]) -> bool:
+    """Return whether the operations are payments of the sender alone, with no value at fault.
+
+    Such a transaction needs its sender's agreement and nobody else's.
+    """
+    for op in ops:
+        if not (
+            type(op) is Transfer
+            and op.debtor == sender
+            and 0 < op.amount <= MAX_AMOUNT
+            and op.creditor != sender
+        ):
+            return False
+    return True
+
+
 def find_value_fault(ops: Sequence[Operation]) -> Refused | None:
     """Return the refusal with the lowest code among the operations, or None."""
     worst: tuple[Code, str] | None = None
     for index, op in enumerate(ops):
-        if type(op) is Transfer and 0 < op.amount <= MAX_AMOUNT and op.debtor != op.creditor:
-            continue
         fault = CHECKS[type(op)](op)
         if fault is not None and (worst is None or fault[0] < worst[0]):
             worst = fault[0], f"ops[{index}].{fault[1]}"

@@ -16,6 +16,7 @@ from atpar.ledger.authority import list_principals
 from atpar.ledger.codes import Code
 from atpar.ledger.execute import build_block
 from atpar.ledger.operations import (
+    AccountChange,
     Freeze,
     Operation,
     PauseChange,
@@ -23,6 +24,7 @@ from atpar.ledger.operations import (
     SetAsset,
     SetParticipant,
     SetPause,
+    UpdateAccount,
 )
 from atpar.ledger.types import Direction, ParticipantStatus
 from tests.ledger.world import CNH, HKD, ROLES, World, make_document, make_terms, transfer
@@ -101,6 +103,26 @@ def test_a_payer_of_two_assets_is_asked_in_each(world: World) -> None:
     assert world.executed[-1].receipts[0].failed_op == 1
 
 
+def test_what_ends_a_closing_account_counts_for_the_next_transaction(world: World) -> None:
+    close = UpdateAccount("ALFA/main", AccountChange.UPDATE, None, None, True, None)
+    assert world.run(close, sender="ALFA/main") is Code.OK
+    all_of_it = replace(PAYMENT, amount=1_000)
+    txs = [world.make(op, sender="ALFA/main") for op in (all_of_it, PAYMENT)]
+    assert world.block(*txs) == [Code.OK, Code.ACCOUNT_CLOSED]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_payments_signed_by_too_few_or_by_strangers_are_refused(world: World, count: int) -> None:
+    ops = [PAYMENT] * count
+    assert world.run(*ops, keys=["BRVO-pay"]) is Code.UNINVOLVED_SIGNATURE
+    assert world.run(*ops, keys=["ALFA-pay", "BRVO-pay"]) is Code.UNINVOLVED_SIGNATURE
+    assert world.run(*ops, keys=[]) is Code.UNAUTHORISED
+    two = replace(PAYMENT, debtor="JDCL/treasury")
+    assert world.run(*[two] * count, keys=["JDCL-t1"]) is Code.UNAUTHORISED
+    assert world.run(*[two] * count, keys=["JDCL-t1", "JDCL-t2"]) is Code.INSUFFICIENT_FUNDS
+    assert world.run(*ops, keys=["ALFA-pay"]) is Code.OK
+
+
 # ---- many operations against the same ones, one by one
 
 ACCOUNTS = ("ALFA/main", "ALFA/other", "BRVO/main", "CHRL/main")
@@ -145,6 +167,9 @@ def run_together(world: World, ops: list[Operation]) -> tuple[Code, int | None]:
     tx = world.make(*ops, sender="ALFA/main", by=list_signers(world, ops))
     built, refused = build_block(world.view, world.make_template(), [tx], chain_id=world.chain_id)
     assert not refused
+    in_full = replace(tx, are_own_payments=False)
+    again, _ = build_block(world.view, world.make_template(), [in_full], chain_id=world.chain_id)
+    assert again.header == built.header
     world.adopt(built)
     return Code(built.receipts[0].code), built.receipts[0].failed_op
 

@@ -8,10 +8,12 @@ from atpar.ledger.authority import PRINCIPALS
 from atpar.ledger.codes import Code
 from atpar.ledger.execute import APPLY
 from atpar.ledger.keys import verify_batch
+from atpar.ledger.limits import MAX_AMOUNT
 from atpar.ledger.operations import Operation, Transfer
 from atpar.ledger.transactions import decode_transaction
-from atpar.ledger.values import CHECKS, find_value_fault
+from atpar.ledger.values import CHECKS, are_own_payments, find_value_fault
 from tests.ledger import samples
+from tests.ledger.world import transfer
 
 
 def test_every_operation_has_its_check_its_principals_and_its_effect() -> None:
@@ -36,6 +38,26 @@ def test_the_lowest_code_of_all_operations_is_reported() -> None:
     fault = find_value_fault([good, good, out_of_range])
     assert fault is not None
     assert (fault.code, fault.message[:7]) == (Code.AMOUNT_RANGE, "ops[2].")
+
+
+@pytest.mark.parametrize("amount", [-1, 0, 1, MAX_AMOUNT, MAX_AMOUNT + 1])
+@pytest.mark.parametrize("debtor", ["ALFA/main", "BRVO/main"])
+@pytest.mark.parametrize("creditor", ["ALFA/main", "BRVO/main"])
+def test_own_payments_have_no_fault_and_one_debtor(debtor: str, creditor: str, amount: int) -> None:
+    """Exactly the payments that need no look at each: in any place among good ones."""
+    good = transfer("ALFA/main", "CHRL/main", 1)
+    op = transfer(debtor, creditor, amount)
+    expected = find_value_fault([op]) is None and debtor == "ALFA/main"
+    for ops in ([op], [good, op], [op, good]):
+        assert are_own_payments("ALFA/main", ops) == expected
+
+
+def test_own_payments_are_payments() -> None:
+    for op in samples.OPERATIONS:
+        expected = isinstance(op, Transfer) and find_value_fault([op]) is None
+        assert are_own_payments("ALFA/main", [op]) == expected
+        tx = decode_transaction(samples.make_envelope(samples.make_body(op)))
+        assert tx.are_own_payments == expected
 
 
 def test_what_is_signed_is_listed_for_the_verifier() -> None:
