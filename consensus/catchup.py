@@ -15,11 +15,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from atpar.consensus.effects import Send
+from atpar.consensus.limits import MAX_TURNS_PER_PART
 from atpar.consensus.messages import BlockRequest, CertificatesRequest, SyncRequest
 from atpar.consensus.types import PeerId
-
-MAX_TURNS_PER_PART = 4
-"""How often the peer that unproven blocks came from is asked to go on, before others are."""
 
 
 @dataclass(slots=True)
@@ -163,10 +161,10 @@ class CatchUp:
         """Note that a peer gave a range, or failed in the middle of one."""
         self._served = peer
 
-    @property
-    def is_sync_stuck(self) -> bool:
-        """Whether the peer that unproven blocks came from has not gone on for several turns."""
-        return self._sync is not None and self._sync[1].turns > MAX_TURNS_PER_PART
+    def is_sync_stuck(self, now_ms: int) -> bool:
+        """Return whether the peer that unproven blocks came from was asked in vain to go on."""
+        ask = None if self._sync is None else self._sync[1]
+        return ask is not None and ask.turns >= MAX_TURNS_PER_PART and ask.due_ms <= now_ms
 
     def refuse_body(self, digest: bytes, peer: PeerId, now_ms: int) -> None:
         """Note that a peer does not have a wanted block, or sent another: ask the next."""

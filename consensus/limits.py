@@ -40,6 +40,9 @@ MAX_PENDING_RUN_BYTES: Final = MAX_UNFINAL_BYTES + 8 * MAX_BLOCK_BYTES
 """Blocks of a range that wait for the certificate above them: more than a chain can have without
 one, which is what leaders stop at, the last full block and the empty ones after it. With less,
 whoever was away during such a stretch could never fetch it."""
+MAX_TURNS_PER_PART: Final = 4
+"""How often, once per retry interval, the peer that unproven blocks came from is asked to go on
+before they are forgotten and others are asked."""
 MAX_NEXT_EPOCH_MESSAGES: Final = 8
 """Messages of the next epoch that wait, per peer, while its opening record is being written."""
 MAX_NEXT_EPOCH_PROPOSALS: Final = 4

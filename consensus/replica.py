@@ -606,13 +606,11 @@ class Replica:
     def _take_range(self, peer: PeerId, response: SyncResponse) -> None:
         """Take in consecutive final blocks; the certificate of the last one proves them all."""
         engine = self._engine
-        expected = self._catchup.get_sync_height(peer)
-        if expected is None or expected != response.first_height or engine.is_closed:
-            return
         if self._run and self._run[0][0].parent != engine.chain.tip.digest:
             # The tip moved otherwise meanwhile.
             self._forget_run()
-        if engine.chain.tip.height + 1 + len(self._run) != expected:
+        due = {self._catchup.get_sync_height(peer), engine.chain.tip.height + 1 + len(self._run)}
+        if due != {response.first_height} or engine.is_closed:
             return
         self._catchup.note_served(peer)
         run = self._read_run(peer, response) if response.blocks else None
@@ -637,7 +635,7 @@ class Replica:
 
     def _give_up_run(self) -> None:
         """Begin a range anew when the peer that its blocks came from fell silent."""
-        if self._run and self._catchup.is_sync_stuck:
+        if self._run and self._catchup.is_sync_stuck(self._now_ms):
             self._begin_anew()
 
     def _begin_anew(self) -> None:

@@ -18,7 +18,7 @@ from atpar.consensus.effects import (
 )
 from atpar.consensus.errors import JournalInvalid
 from atpar.consensus.events import PeerConnected, PeerDisconnected, Ticked
-from atpar.consensus.limits import MAX_CERTIFICATES_PER_ANSWER
+from atpar.consensus.limits import MAX_CERTIFICATES_PER_ANSWER, MAX_TURNS_PER_PART
 from atpar.consensus.messages import (
     BlockRequest,
     BlockResponse,
@@ -363,9 +363,11 @@ def test_part_of_one_peer_is_never_held_against_another() -> None:
     blocks, liar = start_sync(solo)
     solo.hear(liar, SyncResponse(1, fork(solo, 3), None))
     assert solo.sent(SyncRequest)[-1] == SyncRequest(0, 4)
-    while solo.sent(SyncRequest)[-1] == SyncRequest(0, 4):
-        assert solo.told(liar, SyncRequest)[-1] == SyncRequest(0, 4)
+    for _ in range(MAX_TURNS_PER_PART - 1):
         solo.wait(500)
+    assert solo.told(liar, SyncRequest)[1:] == [SyncRequest(0, 4)] * MAX_TURNS_PER_PART
+    assert solo.sent(SyncRequest)[-1] == SyncRequest(0, 4)
+    solo.wait(500)
     honest = [name for name in solo.others if name != liar and solo.told(name, SyncRequest)]
     assert len(honest) == 1
     assert solo.told(honest[0], SyncRequest)[-1] == SyncRequest(0, 1)
@@ -430,6 +432,17 @@ def test_peers_that_had_nothing_are_asked_again_while_another_is_silent() -> Non
     for _ in range(6):
         solo.wait(500)
     assert all(len(solo.told(name, SyncRequest)) > 1 for name in solo.others)
+
+
+def test_refusal_that_comes_late_leaves_the_next_peer_its_time() -> None:
+    solo = Solo()
+    _, slow = start_sync(solo)
+    solo.wait(500)
+    assert len(solo.sent(SyncRequest)) == 2
+    solo.hear(slow, SyncResponse(1, (), None))
+    assert len(solo.sent(SyncRequest)) == 2
+    solo.wait(500)
+    assert len(solo.told(slow, SyncRequest)) == 1
 
 
 def test_repeated_refusals_ask_nobody_again() -> None:
