@@ -53,6 +53,7 @@ from atpar.node.peers import Inbox
 from atpar.node.serving import answer
 from atpar.node.store import FinalBlock, Store
 from atpar.node.validator import Validator
+from atpar.node.votes_ahead import VotesAhead
 
 T = TypeVar("T")
 
@@ -120,13 +121,20 @@ class Driver:
         clock: Clock,
         observer: Observer,
         metrics: Metrics,
+        votes: VotesAhead | None = None,
     ) -> None:
-        """`journal` is None for an observer, which never votes and keeps nothing but the chain."""
+        """Keep what to drive, and with what.
+
+        Args:
+            journal: None for an observer, which never votes and keeps nothing but the chain.
+            votes: None where the replica checks all signatures of votes itself.
+        """
         self.validator = validator
         self._journal = journal
         self._store = store
         self._links = links
         self._verify_triples = verify
+        self._votes = votes
         self._clock = clock
         self._observer = observer
         self._metrics = metrics
@@ -206,7 +214,14 @@ class Driver:
 
     async def _turn(self) -> None:
         """Handle what is queued, messages before timers, then do one piece of work."""
-        await self._finish_turn(self._handle_queued())
+        inputs = list(self._take_inputs())
+        if self._votes is not None:
+            await self._votes.look(
+                inputs,
+                validators=self.validator.epoch_start.validators,
+                final_view=self.validator.final_view,
+            )
+        await self._finish_turn(self._handle(inputs))
         if self.validator.has_work:
             started = perf_counter()
             now_ms, wall_ms = self._clock.now_ms(), self._clock.wall_ms()
@@ -216,11 +231,11 @@ class Driver:
         if self._wants_rewrite:
             await self._rewrite_journal()
 
-    def _handle_queued(self) -> list[Action]:
-        """Give the validator everything that is queued, then due timers."""
+    def _handle(self, inputs: Sequence[Input]) -> list[Action]:
+        """Give the validator everything that was queued, then due timers."""
         decided: list[Action] = []
         handle = self.validator.handle
-        for given in self._take_inputs():
+        for given in inputs:
             now_ms, wall_ms = self._clock.now_ms(), self._clock.wall_ms()
             decided += handle(given, now_ms=now_ms, wall_ms=wall_ms)
         now_ms, wall_ms = self._clock.now_ms(), self._clock.wall_ms()

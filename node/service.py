@@ -70,6 +70,7 @@ from atpar.node.store import Store
 from atpar.node.transport import Network
 from atpar.node.validator import Validator, ValidatorConfig
 from atpar.node.verifier import Priority, Verifier
+from atpar.node.votes_ahead import VotesAhead
 from atpar.node.votewatch import VoteWatch
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -301,6 +302,9 @@ class _Node:
             section=config.network,
             metrics=self.metrics,
         )
+        self.votes_ahead = VotesAhead(
+            chain_id=chain_id, check=partial(self.verifier.verify, priority=Priority.VOTES)
+        )
         self.validator = Validator(
             ValidatorConfig(
                 chain_id=chain_id,
@@ -309,6 +313,7 @@ class _Node:
                 sign=partial(sign_vote, setup.signers[0]) if setup.signers else None,
                 vote_key=setup.signers[0].public_key if setup.signers else None,
                 next_keys={s.public_key: partial(sign_vote, s) for s in setup.signers[1:]},
+                verify=self.votes_ahead.verify,
             ),
             backing=setup.store,
             position=read_position(setup.store),
@@ -359,6 +364,7 @@ class _Node:
             clock=self.clock,
             observer=self.gateway,
             metrics=self.metrics,
+            votes=self.votes_ahead if self.verifier.workers else None,
         )
         self.network.on_change = self._note_connection
         self.network.on_vote = self.votes.note_frame

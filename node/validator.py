@@ -46,7 +46,7 @@ from atpar.ledger.errors import BlockInvalid, NonCanonical, Refused
 from atpar.ledger.execute import Executed
 from atpar.ledger.keys import verify
 from atpar.ledger.reads import get_tx_record
-from atpar.ledger.state import Backing
+from atpar.ledger.state import Backing, View
 from atpar.ledger.transactions import Transaction
 from atpar.node import actions
 from atpar.node.actions import Action, Input
@@ -265,14 +265,15 @@ class Validator:
         Plain and immediate, so that a caller may answer its client at once; the next `handle` or
         `work` takes them into account.
         """
-        answers = [self._admit_one(tx) for tx in transactions]
+        view = self.executor.final.view
+        answers = [self._admit_one(tx, view) for tx in transactions]
         self._pending = None
         return answers
 
-    def _admit_one(self, tx: Transaction) -> Added:
+    def _admit_one(self, tx: Transaction, view: View) -> Added:
         self._verified.add(tx.hash)
         # It may have become final, from another validator, while its signatures were checked.
-        used = get_tx_record(self.executor.final.view, tx.body.sender, tx.body.tx_id)
+        used = get_tx_record(view, tx.body.sender, tx.body.tx_id)
         if used is not None:
             return Added.DUPLICATE if used.body_hash == tx.body_hash else Added.ID_REUSED
         return self.mempool.add(tx)
@@ -308,6 +309,11 @@ class Validator:
     def epoch_start(self) -> EpochStart:
         """The running epoch: its validators, and the block that it starts at."""
         return self._epoch_start
+
+    @property
+    def final_view(self) -> int:
+        """The view of the last final block, in the running epoch."""
+        return self._final_view
 
     @property
     def progress(self) -> Progress:

@@ -6,8 +6,8 @@ line, a few at a time. A call packs its signatures once and hands them to a work
 without waiting for another task; what finds no room waits, and goes in one batch with whatever
 else waits. So batches grow with load and nothing waits for company when there is none.
 
-**Order.** Blocks, then gossip, then clients; clients hold at most half the workers. Work is cut
-into small pieces, so that a block waits for the batches in hand at most.
+**Order.** Votes, then blocks, then gossip, then clients; clients hold at most half the workers.
+Work is cut into small pieces, so that a block waits for the batches in hand at most.
 
 **Faults.** A worker that dies, hangs or answers nonsense is replaced and its batch is checked
 again: a signature is valid only if a worker said so in an answer to exactly that request. A batch
@@ -56,9 +56,10 @@ log = get_logger("verifier")
 class Priority(IntEnum):
     """What signatures are for. Lower goes first."""
 
-    BLOCKS = 0
-    GOSSIP = 1
-    CLIENTS = 2
+    VOTES = 0
+    BLOCKS = 1
+    GOSSIP = 2
+    CLIENTS = 3
 
 
 @dataclass(eq=False, slots=True)

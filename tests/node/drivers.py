@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trio
 
-from atpar.ledger.keys import SignedTriple, verify_batch
+from atpar.ledger.keys import SignedTriple, verify, verify_batch
 from atpar.ledger.transactions import Transaction
 from atpar.node import actions
 from atpar.node.datadir import create_data, make_opening, open_chain, open_votes, read_position
@@ -19,6 +19,7 @@ from atpar.node.metrics import Metrics
 from atpar.node.peers import Inbox, Received
 from atpar.node.store import FinalBlock, Store
 from atpar.node.validator import Validator, ValidatorConfig
+from atpar.node.votes_ahead import Check, VotesAhead
 from tests.ledger.world import START_MS, World, key_of, public
 
 
@@ -162,6 +163,8 @@ class Hub:
         self.folder = folder
         self.world = world
         self.clock = TestClock()
+        self.check_votes: Check | None = None
+        """Set before a driver is opened, it checks the votes of every turn ahead."""
         self.members: dict[str, Member] = {}
         self.log: list[tuple[str, str, bytes]] = []
         self.broken: set[str] = set()
@@ -189,11 +192,15 @@ class Hub:
         disk: Disk = LoggedDisk(code, self)
         journal._disk = disk
         key = key_of(f"{code}-vote")
+        votes = None
+        if self.check_votes is not None:
+            votes = VotesAhead(chain_id=self.world.chain_id, check=self.check_votes)
         validator = Validator(
             ValidatorConfig(
                 chain_id=self.world.chain_id,
                 participant=code,
                 sign=lambda data: key.sign(data).signature,
+                verify=verify if votes is None else votes.verify,
             ),
             backing=store,
             position=read_position(store),
@@ -210,6 +217,7 @@ class Hub:
             clock=self.clock,
             observer=witness,
             metrics=metrics,
+            votes=votes,
         )
         member = Member(driver, links, witness, store, journal, metrics)
         self.members[code] = member
