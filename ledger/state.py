@@ -10,10 +10,11 @@ speculative block drops its tree nodes with it.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from atpar.ledger.cache import ENTRY_BYTES, MISSING, ByteCache
 from atpar.ledger.codec import Codec, encode
 
 T = TypeVar("T")
@@ -36,8 +37,22 @@ class Section(Generic[T]):
 
 TREE_NODES = 255
 """The space of tree nodes in a backing; record sections have the ids below it."""
-_NODE_OVERHEAD_BYTES = 200
-"""What a cached node takes beside its bytes: two objects and its place in a dictionary."""
+RECORD_CACHE_BYTES: Final = 256 * 1024 * 1024
+NODE_CACHE_BYTES: Final = 512 * 1024 * 1024
+_DECODED_FACTOR: Final = 4
+"""A decoded record takes so many times its encoding, and `ENTRY_BYTES`."""
+
+
+def measure_record(key: bytes, record: Any) -> int:
+    """Return about how many bytes of memory a decoded record takes, its key included."""
+    if record is None:
+        return ENTRY_BYTES + len(key)
+    return ENTRY_BYTES + len(key) + _DECODED_FACTOR * len(encode(record))
+
+
+def measure_node(key: bytes, node: bytes) -> int:
+    """Return about how many bytes of memory a tree page takes, its key included."""
+    return ENTRY_BYTES + len(key) + len(node)
 
 
 class Backing(Protocol):
@@ -66,46 +81,38 @@ class View(Protocol):
 class Base:
     """The state of the last final block: a backing, decoded on demand and cached.
 
-    The cache has two generations: a record read again moves to the young one, and when that is
-    full the old one is dropped. So what is hot stays, at the cost of one dictionary look-up. Tree
-    nodes are cached in the same way, within a bound in bytes.
+    Decoded records and tree pages are cached, each within a bound in bytes (`ByteCache`).
     """
 
     def __init__(
         self,
         backing: Backing,
         *,
-        cache_records: int = 200_000,
-        cache_node_bytes: int = 512 * 1024 * 1024,
+        cache_record_bytes: int = RECORD_CACHE_BYTES,
+        cache_node_bytes: int = NODE_CACHE_BYTES,
     ) -> None:
         self._backing = backing
-        self._generation_node_bytes = cache_node_bytes // 2
-        self._young_nodes: dict[bytes, bytes] = {}
-        self._old_nodes: dict[bytes, bytes] = {}
-        self._young_node_bytes = 0
-        self._generation_records = max(1, cache_records // 2)
-        self._young: dict[int, dict[bytes, Any]] = {}
-        self._old: dict[int, dict[bytes, Any]] = {}
-        self._young_count = 0
+        self.records = ByteCache(cache_record_bytes, measure_record)
+        self.nodes = ByteCache(cache_node_bytes, measure_node)
 
     def get(self, section: Section[T], key: bytes) -> T | None:
         """Return the record under a key, or None."""
-        table = self._young.get(section.id)
-        found: Any = _MISSING if table is None else table.get(key, _MISSING)
-        if found is not _MISSING:
-            cached: T | None = found
-            return cached
+        table = self.records.young.get(section.id)
+        if table is not None:
+            found: Any = table.get(key, MISSING)
+            if found is not MISSING:
+                cached: T | None = found
+                return cached
         return self._load(section, key)
 
     def _load(self, section: Section[T], key: bytes) -> T | None:
-        old = self._old.get(section.id)
-        record: Any = _MISSING if old is None else old.get(key, _MISSING)
-        if record is _MISSING:
+        record: Any = self.records.get(section.id, key)
+        if record is MISSING:
             data = self._backing.get(section.id, key)
             record = None if data is None else section.codec.decode_stored(data)
-        # That an id is unused is asked three times before it is used: worth keeping anywhere.
-        if section.cached or record is None:
-            self._remember(section.id, key, record)
+            # That an id is unused is asked three times before it is used: worth keeping anywhere.
+            if section.cached or record is None:
+                self.records.put(section.id, key, record)
         found: T | None = record
         return found
 
@@ -116,54 +123,29 @@ class Base:
 
     def get_node(self, key: bytes) -> bytes | None:
         """Return the encoded tree node under a key, or None."""
-        node = self._young_nodes.get(key)
-        return self._load_node(key) if node is None else node
-
-    def _load_node(self, key: bytes) -> bytes | None:
-        node = self._old_nodes.get(key) or self._backing.get(TREE_NODES, key)
-        if node is not None:
-            self._remember_node(key, node)
-        return node
+        node: Any = self.nodes.get(TREE_NODES, key)
+        if node is MISSING:
+            node = self._backing.get(TREE_NODES, key)
+            if node is not None:
+                self.nodes.put(TREE_NODES, key, node)
+        found: bytes | None = node
+        return found
 
     def absorb(self, overlay: "Overlay") -> None:
         """Bring the cache in line with an overlay whose writes the backing now holds."""
         for section_id, table in overlay.tables.items():
             if overlay.sections[section_id].cached:
                 for key, record in table.items():
-                    self._remember(section_id, key, record)
+                    self.records.put(section_id, key, record)
             else:
-                self._forget_absences(section_id, table)
+                # That there was nothing may have been kept: now there may be.
+                for key in table:
+                    self.records.drop(section_id, key)
         for key, node in overlay.nodes.items():
             if node is None:
-                self._young_nodes.pop(key, None)
-                self._old_nodes.pop(key, None)
+                self.nodes.drop(TREE_NODES, key)
             else:
-                self._remember_node(key, node)
-
-    def _forget_absences(self, section_id: int, keys: Iterable[bytes]) -> None:
-        """Forget that there was nothing under some keys: now there may be."""
-        young, old = self._young.get(section_id, {}), self._old.get(section_id, {})
-        before = len(young)
-        for key in keys:
-            young.pop(key, None)
-            old.pop(key, None)
-        self._young_count -= before - len(young)
-
-    def _remember(self, section_id: int, key: bytes, record: Any) -> None:
-        table = self._young.setdefault(section_id, {})
-        if key not in table:
-            self._young_count += 1
-        table[key] = record
-        if self._young_count >= self._generation_records:
-            self._old, self._young, self._young_count = self._young, {}, 0
-
-    def _remember_node(self, key: bytes, node: bytes) -> None:
-        before = self._young_nodes.get(key)
-        self._young_nodes[key] = node
-        added = len(key) + _NODE_OVERHEAD_BYTES if before is None else -len(before)
-        self._young_node_bytes += len(node) + added
-        if self._young_node_bytes >= self._generation_node_bytes:
-            self._old_nodes, self._young_nodes, self._young_node_bytes = self._young_nodes, {}, 0
+                self.nodes.put(TREE_NODES, key, node)
 
 
 class Overlay:

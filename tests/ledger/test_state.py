@@ -24,7 +24,7 @@ WRITES = st.lists(
 def test_layers_read_like_one_dictionary(writes: list[Write], prefix: bytes) -> None:
     """Layer 0 is on the disk, 1 and 2 are overlays above it."""
     backing = MemoryBacking()
-    base = Base(backing, cache_records=2)
+    base = Base(backing, cache_record_bytes=1_500)
     lower, model = Overlay(base), dict[bytes, int]()
     upper = Overlay(lower)
     for layer in range(3):
@@ -110,7 +110,7 @@ def test_what_is_written_all_at_once_stays_and_is_in_order(*, is_scanned: bool) 
 
 def test_the_cache_forgets_but_never_lies() -> None:
     backing = MemoryBacking()
-    base = Base(backing, cache_records=4)
+    base = Base(backing, cache_record_bytes=2_000)
     for number in range(20):
         overlay = Overlay(base)
         overlay.put(ID_BUCKETS, bytes([number % 7]), record(number))
@@ -184,8 +184,12 @@ def test_an_unused_id_is_looked_up_once_and_seen_once_it_is_used() -> None:
 
 def test_an_absence_of_an_older_generation_is_forgotten_too() -> None:
     backing = CountingBacking()
-    base = Base(backing, cache_records=2)
+    base = Base(backing, cache_record_bytes=700)
     assert base.get(TX_IDS, b"id") is None
+    assert base.get(TX_IDS, b"other") is None
+    assert backing.reads == 2
+    assert base.get(TX_IDS, b"id") is None
+    assert backing.reads == 2, "it is in the old generation"
     assert base.get(TX_IDS, b"other") is None
     block = Overlay(base)
     block.put(TX_IDS, b"id", TxRecord(bytes(32), bytes(32), 1, 0, 5))
