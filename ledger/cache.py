@@ -5,7 +5,7 @@ the old one is forgotten as a whole and the young one takes its place. What is h
 dictionary look-up and no list of who came last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 ENTRY_BYTES: Final = 300
@@ -68,9 +68,15 @@ class ByteCache:
 
     def drop(self, table: int, key: bytes) -> None:
         """Forget an entry, if it is held."""
-        value = self.young.get(table, {}).pop(key, MISSING)
-        if value is not MISSING:
-            self._young_bytes -= self._measure(key, value)
-        value = self._old.get(table, {}).pop(key, MISSING)
-        if value is not MISSING:
-            self._old_bytes -= self._measure(key, value)
+        entries = self.young.get(table)
+        if entries is not None and key in entries:
+            self._young_bytes -= self._measure(key, entries.pop(key))
+        entries = self._old.get(table)
+        if entries is not None and key in entries:
+            self._old_bytes -= self._measure(key, entries.pop(key))
+
+    def drop_all(self, table: int, keys: Iterable[bytes]) -> None:
+        """Forget many entries of one table."""
+        if table in self.young or table in self._old:
+            for key in keys:
+                self.drop(table, key)

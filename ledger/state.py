@@ -139,8 +139,7 @@ class Base:
                     self.records.put(section_id, key, record)
             else:
                 # That there was nothing may have been kept: now there may be.
-                for key in table:
-                    self.records.drop(section_id, key)
+                self.records.drop_all(section_id, table)
         for key, node in overlay.nodes.items():
             if node is None:
                 self.nodes.drop(TREE_NODES, key)

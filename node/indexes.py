@@ -46,10 +46,14 @@ def get_reference(op: object) -> bytes | None:
     return None if find is None else find(op)
 
 
-def compute_uetrs(tx: Transaction) -> dict[bytes, None]:
+def compute_uetrs(tx: Transaction) -> Sequence[bytes]:
     """Return the payment references that a transaction names, each once, in order."""
-    references = dict.fromkeys(map(get_reference, tx.body.ops))
-    return {reference: None for reference in references if reference is not None}
+    ops = tx.body.ops
+    if len(ops) == 1:
+        reference = get_reference(ops[0])
+        return () if reference is None else (reference,)
+    references = dict.fromkeys(map(get_reference, ops))
+    return tuple(reference for reference in references if reference is not None)
 
 
 Row = tuple[int, int, int, int, str | None]
