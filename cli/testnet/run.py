@@ -177,11 +177,11 @@ def measure(
     record = _start_stopped(folder)
     height = _settle(folder, record)
     details: list[str] = []
-    roots = _compare_roots(record, height, details)
+    roots = compare_roots(record, height, details)
     _check_history(record, digests, details)
     succeeded = (payments[index].hash for index in load.tally.succeeded)
     expected = ring.compute_expected(FUNDED, succeeded)
-    conserved = _check_conservation(record, order, expected, details, exact=load.tally.lost == 0)
+    conserved = check_conservation(record, order, expected, details, exact=load.tally.lost == 0)
     tally = load.tally
     return Report(
         order=order,
@@ -273,7 +273,7 @@ def _settle(folder: Path, record: TestnetRecord) -> int:
     return height
 
 
-def _compare_roots(record: TestnetRecord, height: int, details: list[str]) -> bool:
+def compare_roots(record: TestnetRecord, height: int, details: list[str]) -> bool:
     """Return whether all validators have the same header, and so the same state, at a height."""
     roots = {}
     for validator in record.validators:
@@ -305,7 +305,7 @@ def _check_history(record: TestnetRecord, digests: dict[int, bytes], details: li
             )
 
 
-def _check_conservation(
+def check_conservation(
     record: TestnetRecord,
     order: Order,
     expected: dict[str, int],
