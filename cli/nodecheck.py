@@ -12,7 +12,7 @@ from atpar.cli.errors import KeystoreProblem
 from atpar.ledger.genesis import Genesis
 from atpar.node.config import LoadedConfig, NodeConfig, compute_timing
 from atpar.node.datadir import JOURNAL_NAME, STORE_NAME, make_opening, open_chain
-from atpar.node.errors import JournalMissing, StoreLocked, StoreMissing
+from atpar.node.errors import IdentityInvalid, JournalMissing, StoreLocked, StoreMissing
 from atpar.node.identity import Roots, check_own_leaf
 from atpar.node.journal import check_opening, replay
 from atpar.node.keystore import read_key
@@ -46,8 +46,7 @@ def check_home(loaded: LoadedConfig, genesis: Genesis) -> Iterator[tuple[str, st
     if held:
         yield "vote key", _check_vote_key(config, held, found)
     if not config.node.joins:
-        leaf = check_own_leaf(found.roots, own, config.keys.tls_certificate)
-        yield "TLS", f"leaf of the registered root, valid until {leaf.not_valid_after_utc:%Y-%m-%d}"
+        yield "TLS", _check_leaf(config, found)
     expected = held[0] if held else found.seat.vote_key  # None of an observer
     known = found.seat.known_keys.union(held) if found.is_newest else None
     yield from check_data(data, genesis, own, expected, keys=known)
@@ -101,6 +100,16 @@ def _check_vote_key(config: NodeConfig, held: list[bytes], found: _Registered) -
         f"keys.vote is {held[0].hex()}, {registered.hex()} is registered {found.since}",
         advice="put the registered vote key in place; one that takes over later is keys.next_vote",
     )
+
+
+def _check_leaf(config: NodeConfig, found: _Registered) -> str:
+    try:
+        leaf = check_own_leaf(found.roots, config.node.participant, config.keys.tls_certificate)
+    except IdentityInvalid as error:
+        if found.is_newest:
+            raise
+        return f"{error}, {found.since}: a later epoch may say so"
+    return f"leaf of the registered root, valid until {leaf.not_valid_after_utc:%Y-%m-%d}"
 
 
 def check_data(

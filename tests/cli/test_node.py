@@ -382,6 +382,23 @@ def test_check_of_a_running_node_says_that_genesis_is_all_it_can_read(rotated):
     )
 
 
+def test_leaf_of_another_root_is_refused_unless_a_later_epoch_may_register_it(home, tmp_path):
+    assert init(tmp_path / "brvo", code="BRVO").exit_code == 0
+    for name in ("tls-leaf.pem", "tls-leaf.key"):
+        shutil.copy2(tmp_path / "brvo" / "keys" / name, home / "keys" / name)
+    refused = check(home)
+    assert refused.exit_code == 3
+    assert "the root of BRVO" in refused.error["message"]
+    store = open_chain(home / "data", chain_id=get_chain_id(home))
+    try:
+        found = check(home)
+    finally:
+        store.close()
+    assert found.exit_code == 0, found.err
+    details = {entry["check"]: entry["detail"] for entry in found.json["checks"]}
+    assert details["TLS"].endswith("by the genesis document: a later epoch may say so")
+
+
 def test_store_begun_anew_after_a_rotation_says_that_the_node_joins(rotated):
     keys, data = rotated / "keys", rotated / "data"
     (keys / "vote.key").rename(keys / "old.key")
