@@ -74,6 +74,7 @@ class Admission:
         mempool: Mempool,
         verifier: Verifier,
         get_wall_ms: Callable[[], int],
+        is_verified: Callable[[bytes], bool] = lambda _tx_hash: False,
     ) -> None:
         """Keep what to ask.
 
@@ -81,6 +82,8 @@ class Admission:
             get_final: returns the state of the last final block.
             admit: holds checked transactions and tells consensus; plain and immediate.
             get_wall_ms: returns Unix milliseconds.
+            is_verified: tells by the hash of an envelope whether all its signatures were checked
+                here already, as those of blocks are that overtook gossip.
         """
         self._chain_id = chain_id
         self._get_final = get_final
@@ -88,6 +91,7 @@ class Admission:
         self._mempool = mempool
         self._verifier = verifier
         self._get_wall_ms = get_wall_ms
+        self._is_verified = is_verified
 
     async def admit(self, envelopes: Sequence[bytes], priority: Priority) -> list[Outcome]:
         """Return one outcome per envelope, in order. Raises nothing of its own."""
@@ -183,21 +187,25 @@ class Admission:
         self, transactions: list[Transaction], priority: Priority
     ) -> dict[bytes, Outcome]:
         """Return the outcome by envelope hash of transactions that only lack this check."""
-        if not transactions:
-            return {}
+        known = [tx for tx in transactions if self._is_verified(tx.hash)]
+        decided = self._hold(known, [True] * sum(len(tx.signatures) for tx in known))
+        unchecked = [tx for tx in transactions if tx.hash not in decided]
+        if not unchecked:
+            return decided
         try:
-            triples = [triple for tx in transactions for triple in tx.compute_triples()]
+            triples = [triple for tx in unchecked for triple in tx.compute_triples()]
             verdicts = await self._verifier.verify(triples, priority)
         except VerifierBusy:
             code, message = Code.MEMPOOL_FULL, _FULL_MESSAGE
         except VerifierStopped:
             code, message = Code.NOT_READY, "the node is stopping; send the same bytes again"
         else:
-            return self._hold(transactions, verdicts)
-        return {tx.hash: Outcome(Result.NO_ROOM, tx, code, message) for tx in transactions}
+            return decided | self._hold(unchecked, verdicts)
+        refused = {tx.hash: Outcome(Result.NO_ROOM, tx, code, message) for tx in unchecked}
+        return decided | refused
 
     def _hold(self, transactions: list[Transaction], verdicts: list[bool]) -> dict[bytes, Outcome]:
-        decided = {}
+        decided: dict[bytes, Outcome] = {}
         good = []
         position = 0
         for tx in transactions:
@@ -208,7 +216,7 @@ class Admission:
                 message = _name_bad_signatures(tx, verdicts[position:end])
                 decided[tx.hash] = Outcome(Result.REFUSED, tx, Code.BAD_SIGNATURE, message)
             position = end
-        for tx, added in zip(good, self._admit(good), strict=True):
+        for tx, added in zip(good, self._admit(good) if good else (), strict=True):
             if added is Added.ADDED:
                 decided[tx.hash] = Outcome(Result.ADMITTED, tx, first=tx.hash)
             else:

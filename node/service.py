@@ -327,6 +327,7 @@ class _Node:
             mempool=self.mempool,
             verifier=self.verifier,
             get_wall_ms=self.clock.wall_ms,
+            is_verified=self.validator.verified.__contains__,
         )
         self.gossip = Gossip(
             network=self.network,

@@ -138,7 +138,8 @@ class Validator:
         self._leaving: set[str] = set()
         """Members of the epoch before that are not seen to have left it yet."""
         self._bodies = BodyCache()
-        self._verified = VerifiedCache()
+        self.verified = VerifiedCache()
+        """Envelopes whose signatures were all checked here."""
         self._block_bytes: dict[bytes, tuple[int, bytes]] = {}
         """Digest -> (height, canonical bytes) of every block that the executor holds, and of those
         it forgot to make room."""
@@ -271,7 +272,7 @@ class Validator:
         return answers
 
     def _admit_one(self, tx: Transaction, view: View) -> Added:
-        self._verified.add(tx.hash)
+        self.verified.add(tx.hash)
         # It may have become final, from another validator, while its signatures were checked.
         used = get_tx_record(view, tx.body.sender, tx.body.tx_id)
         if used is not None:
@@ -499,7 +500,7 @@ class Validator:
             # answer that is under way belongs to the list that was asked about then.
             self._awaiting[digest] = replace(waiting, task=task)
             return
-        unverified = [tx for tx in body.transactions if tx.hash not in self._verified]
+        unverified = [tx for tx in body.transactions if tx.hash not in self.verified]
         if unverified:
             self._awaiting[digest] = _Awaiting(task, body, unverified)
             triples = [triple for tx in unverified for triple in tx.compute_triples()]
@@ -516,7 +517,7 @@ class Validator:
         for tx in waiting.unverified:
             end = position + len(tx.signatures)
             if all(given.verdicts[position:end]):
-                self._verified.add(tx.hash)
+                self.verified.add(tx.hash)
             else:
                 is_valid = False
             position = end

@@ -141,9 +141,9 @@ MUTANTS = (
     Mutant(
         "verified-cache keyed by client id",
         "node/validator.py",
-        "        unverified = [tx for tx in body.transactions if tx.hash not in self._verified]\n",
+        "        unverified = [tx for tx in body.transactions if tx.hash not in self.verified]\n",
         "        find = self.mempool.find\n"
-        "        fresh = [tx for tx in body.transactions if tx.hash not in self._verified]\n"
+        "        fresh = [tx for tx in body.transactions if tx.hash not in self.verified]\n"
         "        unverified = [tx for tx in fresh if find(tx.body.sender, tx.body.tx_id) is None]\n",
         (test("tests/sim/test_findings.py"),),
     ),

@@ -7,7 +7,7 @@ import trio
 
 from atpar.ledger.codes import Code
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
-from atpar.ledger.transactions import Transaction, encode_envelope
+from atpar.ledger.transactions import Transaction, decode_transaction, encode_envelope
 from atpar.node.admission import Admission, Outcome, Result
 from atpar.node.limits import ADMISSION_SLICE_BYTES, CLIENT_BACKLOG_BLOCKS
 from atpar.node.mempool import Added, Mempool
@@ -25,6 +25,7 @@ class Desk:
         self.metrics = Metrics()
         self.verifier = Verifier(workers=0, metrics=self.metrics, max_signatures=max_signatures)
         self.admitted: list[Transaction] = []
+        self.verified: set[bytes] = set()
         self.admission = Admission(
             chain_id=self.world.chain_id,
             get_final=lambda: self.world.view,
@@ -32,6 +33,7 @@ class Desk:
             mempool=self.mempool,
             verifier=self.verifier,
             get_wall_ms=lambda: self.world.now_ms,
+            is_verified=self.verified.__contains__,
         )
 
     def admit(self, transactions: Sequence[Transaction]) -> list[Added]:
@@ -112,6 +114,27 @@ async def test_same_envelope_again_is_known_and_costs_no_signature_check() -> No
     assert (outcome.result, outcome.first) == (Result.KNOWN, tx.hash)
     assert desk.count_verified() == verified
     assert len(desk.admitted) == 1
+
+
+async def test_what_a_block_brought_before_costs_no_signature_check() -> None:
+    desk = Desk()
+    seen, fresh = desk.pay(), desk.pay()
+    forged = encode_envelope(seen.body_bytes, [(seen.signatures[0].key, bytes(64))])
+    desk.verified.add(seen.hash)
+    outcomes = await desk.submit(fresh.raw, seen.raw)
+    assert [outcome.result for outcome in outcomes] == [Result.ADMITTED] * 2
+    assert desk.count_verified() == 1
+    assert {tx.hash for tx in desk.admitted} == {seen.hash, fresh.hash}
+    desk.mempool.discard(seen.hash)
+    assert (await desk.submit_one(forged)).code is Code.BAD_SIGNATURE
+
+
+async def test_no_signature_is_never_a_good_one() -> None:
+    desk = Desk()
+    bare = decode_transaction(encode_envelope(desk.pay().body_bytes, []))
+    desk.verified.add(bare.hash)
+    assert (await desk.submit_one(bare.raw)).result is Result.REFUSED
+    assert desk.admitted == []
 
 
 async def test_copies_in_one_batch_are_checked_once_and_answered_alike() -> None:

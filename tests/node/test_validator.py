@@ -510,7 +510,7 @@ def test_block_met_again_while_its_signatures_are_checked_is_judged_once() -> No
         validator._work.append(VerifyBlock(proposal.vote.proposition, info, proposal.block, cause))
         decided = validator.work(now_ms=cluster.now_ms, wall_ms=cluster.wall_ms)
         asked += [each for each in decided if isinstance(each, actions.VerifySignatures)]
-        validator._verified.add(txs[0].hash)  # it came by gossip meanwhile
+        validator.verified.add(txs[0].hash)  # it came by gossip meanwhile
     assert len(asked) == 1
     for each in asked:
         given = actions.SignaturesVerified(each.digest, [True] * len(each.triples))
