@@ -120,23 +120,24 @@ class Gossip:
         for payload in pack_batches([tx.raw for tx in pending]):
             self._network.send(peer, Channel.TRANSACTIONS, payload)
 
-    def remind(self, leader: str) -> None:
+    def remind(self, leader: str) -> list[Transaction]:
         """Send the leader of a new view what clients brought here and what has waited for long.
 
-        Called at each view, so it looks only at entries that are due or gone.
+        Called at each view, so it looks only at entries that are due or gone. Returns what it sent.
         """
         now = trio.current_time()
-        raws: list[bytes] = []
+        reminders: list[Transaction] = []
         for tx_hash, sent in list(islice(self._waiting.items(), 2 * MAX_REMINDERS)):
             tx = self._mempool.get(tx_hash)
-            if tx is not None and (now - sent < GOSSIP_REMIND_S or len(raws) == MAX_REMINDERS):
+            if tx is not None and (now - sent < GOSSIP_REMIND_S or len(reminders) == MAX_REMINDERS):
                 break
             del self._waiting[tx_hash]
             if tx is not None:
                 self._waiting[tx_hash] = now
-                raws.append(tx.raw)
-        for payload in pack_batches(raws):
+                reminders.append(tx)
+        for payload in pack_batches([tx.raw for tx in reminders]):
             self._network.send(leader, Channel.TRANSACTIONS, payload)
+        return reminders
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send and receive until cancelled."""

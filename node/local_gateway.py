@@ -458,7 +458,7 @@ class LocalGateway:
     def on_view(self, entered: actions.EnterView) -> None:
         """A view began: its leader hears again of what has waited here for long."""
         if entered.leader != self._validator.config.participant:
-            self._gossip.remind(entered.leader)
+            self._validator.doubt(self._gossip.remind(entered.leader))
 
     def on_epoch(self, _opened: actions.OpenEpoch) -> None:
         """An epoch began: its members and those who have left are other peers."""

@@ -14,7 +14,7 @@ calls `work` once per turn while `has_work`. Messages are handled between two pi
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import assert_never
@@ -153,7 +153,7 @@ class Validator:
         self._final_places: dict[bytes, FinalBlock] = {}
         """Transactions in final blocks that are not on the disk yet."""
         self._suspects: dict[bytes, Transaction] = {}
-        """Refused on a parent that is not final: judged again when the final state moves."""
+        """Refused on a parent that is not final, or in doubt: judged when the final state moves."""
         self._view_parent = position.digest
         self._view = effects.EnterView(position.start.epoch, 0, "", position.digest)
         self._pending: bool | None = None
@@ -278,6 +278,14 @@ class Validator:
         if used is not None:
             return Added.DUPLICATE if used.body_hash == tx.body_hash else Added.ID_REUSED
         return self.mempool.add(tx)
+
+    def doubt(self, transactions: Iterable[Transaction]) -> None:
+        """Judge what has waited for long again when the final state moves: nobody may take it.
+
+        Its signer may have lost the right to sign since it was admitted. Peers then refuse it, so
+        it would wait here until this validator leads.
+        """
+        self._suspects.update((tx.hash, tx) for tx in transactions if tx.hash in self.mempool)
 
     def compact_journal(self) -> list[bytes]:
         """Return the records that the journal still needs, in order. Call between two turns.

@@ -191,7 +191,7 @@ async def test_leader_is_reminded_of_what_waited_too_long(
         assert setting.network.sent == []
         await trio.sleep(GOSSIP_REMIND_S)
         setting.mempool.discard(transactions[0].hash)
-        setting.gossip.remind("BRVO")
+        assert setting.gossip.remind("BRVO") == [transactions[1]]
         assert [peer for peer, _ in setting.network.sent] == ["BRVO"]
         assert setting.list_sent() == [transactions[1].raw]
         setting.gossip.remind("CHRL")

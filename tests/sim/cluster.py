@@ -623,6 +623,7 @@ class Cluster:
                 del machine.waiting[tx_hash]
             elif leader != machine.code and self.now_ms - sent >= REMIND_MS:
                 machine.waiting[tx_hash] = self.now_ms
+                machine.running.doubt([tx])
                 for receiver in self.by_code[leader]:
                     self.gossip(machine, receiver, tx)
 

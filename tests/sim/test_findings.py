@@ -6,6 +6,8 @@ import pytest
 
 from atpar.consensus.effects import AlarmKind
 from atpar.consensus.messages import Message, Proposal, SyncResponse
+from atpar.ledger.operations import AccountChange, UpdateAccount
+from tests.ledger.world import BANKS, POLICIES, policy_of, transfer
 from tests.sim.bench import Bench
 from tests.sim.byzantine.blocks import rebuild
 from tests.sim.byzantine.catch_up_poisoner import CatchUpPoisoner
@@ -122,3 +124,29 @@ def test_peer_that_gives_little_and_late_does_not_hold_up_whoever_catches_up() -
     bench.corrupt(liar, Miser, 0)
     cluster.boot(late)
     assert cluster.run(2_000, until=lambda: late.height >= cluster.machines["BRVO"].height)
+
+
+def test_transaction_that_lost_its_signer_is_dropped_before_its_validator_leads() -> None:
+    """Nobody takes it any more, so nobody else could say so: seed 5845 of `all` at n = 4."""
+    bench = Bench(validators=7)
+    cluster, treasury = bench.cluster, bench.treasury
+    holder = cluster.machines["CHRL"]
+    account = f"{BANKS[0]}/main"
+    keys = list(POLICIES[account][1])
+    cluster.cut("CHRL")
+    late = treasury.make(
+        transfer(account, f"{BANKS[1]}/main", 1), sender=account, keys=keys, now_ms=cluster.wall_ms
+    )
+    assert cluster.submit(holder, late)
+    successors = [f"{name}-next" for name in keys]
+    change = UpdateAccount(
+        account, AccountChange.UPDATE, policy_of(1, successors), None, False, None
+    )
+    rotation = treasury.make(change, sender=account, keys=keys + successors, now_ms=cluster.wall_ms)
+    assert cluster.submit(cluster.machines["ALFA"], rotation)
+    cluster.run(3_000)
+    cluster.heal()
+    assert cluster.run(
+        20_000, until=lambda: any(d.transaction.hash == late.hash for d in holder.dropped)
+    )
+    assert late.hash not in bench.checkers.transactions
