@@ -139,6 +139,13 @@ MUTANTS = (
         (test("tests/ledger/test_batch.py"),),
     ),
     Mutant(
+        "votes checked ahead of which every one is believed",
+        "node/votes_ahead.py",
+        "                if is_valid:\n",
+        "                if is_valid is not None:\n",
+        (test("tests/node/test_votes_ahead.py"),),
+    ),
+    Mutant(
         "verified-cache keyed by client id",
         "node/validator.py",
         "        unverified = [tx for tx in body.transactions if tx.hash not in self.verified]\n",
