@@ -40,10 +40,14 @@ class ByteCache:
         """Return an entry, or MISSING. It counts as read."""
         entries = self.young.get(table)
         value = MISSING if entries is None else entries.get(key, MISSING)
-        if value is MISSING and (entries := self._old.get(table)) is not None:
-            value = entries.get(key, MISSING)
-            if value is not MISSING:
-                self.put(table, key, value)
+        return self.recall(table, key) if value is MISSING else value
+
+    def recall(self, table: int, key: bytes) -> Any:
+        """As `get`, for a caller who has found nothing in `young`."""
+        entries = self._old.get(table)
+        value = MISSING if entries is None else entries.get(key, MISSING)
+        if value is not MISSING:
+            self.put(table, key, value)
         return value
 
     def put(self, table: int, key: bytes, value: Any) -> None:

@@ -106,7 +106,7 @@ class Base:
         return self._load(section, key)
 
     def _load(self, section: Section[T], key: bytes) -> T | None:
-        record: Any = self.records.get(section.id, key)
+        record: Any = self.records.recall(section.id, key)
         if record is MISSING:
             data = self._backing.get(section.id, key)
             record = None if data is None else section.codec.decode_stored(data)
