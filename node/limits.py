@@ -19,6 +19,9 @@ STORE_BLOCK_CACHE_BYTES: Final = 64 * 1024 * 1024
 STORE_WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
 STORE_BLOOM_BITS: Final = 10
 STORE_MAX_OPEN_FILES: Final = 256
+MAX_HELD_PAGE_BLOCKS: Final = 16
+MAX_HELD_PAGE_BYTES: Final = 16 * 1024 * 1024
+"""Tree pages go to the disk with so many blocks at most, or when more bytes of them are held."""
 SNAPSHOT_CACHE_BYTES: Final = 1024 * 1024
 """Decoded records, and tree pages, that one answer about the final state keeps while it is made."""
 MAX_PAGE: Final = 1_000

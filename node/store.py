@@ -15,6 +15,8 @@ indexes that answer questions about them, in one ordered key-value engine under 
     v epoch                         validator set of the epoch, and the block that it begins on
     w epoch                         recovery document that opened the epoch
     y epoch                         proof of the sets before that document, where it needs one
+    p height                        entries of the trees that the block changed, while the disk has
+                                    older pages (`treepages.py`)
     x participant 0 epoch view kind evidence against a validator (not part of what is final)
 
 A crash leaves the old position or the new one. A block finalised by a descendant has no
@@ -69,8 +71,9 @@ from atpar.node.indexes import Line, compute_lines, compute_uetrs, describe_line
 from atpar.node.journal import sync_folder
 from atpar.node.kv import KeyValue, KeyValueReader, LevelKeyValue, Write
 from atpar.node.limits import MAX_EVIDENCE_PER_VALIDATOR, MAX_PAGE, SNAPSHOT_CACHE_BYTES
+from atpar.node.treepages import Held, load_held
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 _SCHEMA_KEY: Final = b"mschema"
 _CHAIN_KEY: Final = b"mchain"
@@ -141,6 +144,9 @@ class Store:
             )
         self.position = _read(engine, _FINAL_KEY, _POSITION)
         """The last final block on the disk; moves when a commit returns."""
+        self._held: tuple[Held, ...] = ()
+        """Tree pages that the disk does not have: of the final state, and while a commit is under
+        way also of the state after it. Found out when first asked for."""
         self._steps: tuple[EpochStep, ...] = ()
         """Those that were asked for, from genesis on."""
 
@@ -152,11 +158,18 @@ class Store:
 
     def get(self, space: int, key: bytes) -> bytes | None:
         """Return the bytes stored under a key of a section (or of TREE_NODES)."""
-        return _get_state(self._engine, space, key)
+        held = self._get_held() if space == TREE_NODES else None
+        return _get_state(self._engine, held, space, key)
 
     def scan(self, space: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, bytes) for all keys of a section with the prefix, in key order."""
-        return _scan_state(self._engine, space, prefix)
+        held = self._get_held() if space == TREE_NODES else None
+        return _scan_state(self._engine, held, space, prefix)
+
+    def _get_held(self) -> Held:
+        if not self._held:
+            self._held = (_load_held(self._engine, self.position.height),)
+        return self._held[0]
 
     # ---- writing
 
@@ -173,7 +186,11 @@ class Store:
             assert header.height == position.height + 1, (header.height, position.height)
             assert header.parent == position.digest
             position = Position(header.height, block.digest, header.view, header.epoch)
-        self._engine.write(_encode_commit(self._engine, blocks, position))
+        held = self._get_held()
+        after, pages = held.add((block.header.height, block.overlay) for block in blocks)
+        self._held = (held, after)
+        self._engine.write(_encode_commit(self._engine, blocks, position) + pages)
+        self._held = (after,)
         self.position = position
 
     # ---- blocks
@@ -275,14 +292,19 @@ class Store:
         `sets` proves the sets of the state before, where a verifier needs that.
         """
 
+        held = self._get_held()
+
         def batch() -> Iterator[Write]:
+            yield from held.list_pages()
             yield from _encode_state(self._engine, [overlay])
+            yield from _encode_pages(overlay)
             yield from _encode_epoch(overlay, document.body.height)
             yield _key(b"w", document.body.epoch), encode(document)
             if sets is not None:
                 yield _key(b"y", document.body.epoch), encode(sets)
 
         self._engine.write(batch())
+        self._held = (Held(self.position.height),)
 
     # ---- evidence
 
@@ -392,11 +414,15 @@ class Store:
 
     def get_final(self) -> FinalState:
         """Return the last final state, as one consistent snapshot."""
-        snapshot = self._engine.snapshot()
+        self._get_held()
+        known, snapshot = self._held, self._engine.snapshot()
         position = _read(snapshot, _FINAL_KEY, _POSITION)
         header = _read(snapshot, _key(b"h", position.height), HEADER)
+        # A commit may end meanwhile: before the snapshot, or after it.
+        fitting = [held for held in (*known, *self._held) if held.height == position.height]
+        held = fitting[0] if fitting else _load_held(snapshot, position.height)
         view = Base(
-            _SnapshotBacking(snapshot),
+            _SnapshotBacking(snapshot, held),
             cache_record_bytes=SNAPSHOT_CACHE_BYTES,
             cache_node_bytes=SNAPSHOT_CACHE_BYTES,
         )
@@ -404,28 +430,46 @@ class Store:
 
 
 class _SnapshotBacking:
-    """The state inside one snapshot."""
+    """The state inside one snapshot, with the tree pages that are held at its height."""
 
-    def __init__(self, snapshot: KeyValueReader) -> None:
+    def __init__(self, snapshot: KeyValueReader, held: Held) -> None:
         self._snapshot = snapshot
+        self._held = held
 
     def get(self, space: int, key: bytes) -> bytes | None:
         """Return the bytes stored under a key."""
-        return _get_state(self._snapshot, space, key)
+        return _get_state(self._snapshot, self._held, space, key)
 
     def scan(self, space: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, bytes) for all keys with the prefix, in key order."""
-        return _scan_state(self._snapshot, space, prefix)
+        return _scan_state(self._snapshot, self._held, space, prefix)
 
 
-def _get_state(reader: KeyValueReader, space: int, key: bytes) -> bytes | None:
-    return find_id(reader, key) if space == TX_LISTS.id else reader.get(_STATE[space] + key)
+def _load_held(reader: KeyValueReader, height: int) -> Held:
+    header = _read(reader, _key(b"h", height), HEADER)
+    on_disk = _SnapshotBacking(reader, Held(height))
+    return load_held(reader, on_disk, height=height, state_root=header.state_root)
 
 
-def _scan_state(reader: KeyValueReader, space: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _get_state(reader: KeyValueReader, held: Held | None, space: int, key: bytes) -> bytes | None:
+    if space == TX_LISTS.id:
+        return find_id(reader, key)
+    if space == TREE_NODES and held is not None and key in held.pages:
+        return held.pages[key]
+    return reader.get(_STATE[space] + key)
+
+
+def _scan_state(
+    reader: KeyValueReader, held: Held | None, space: int, prefix: bytes
+) -> Iterator[tuple[bytes, bytes]]:
     if space == TX_LISTS.id:
         return scan_ids(reader, prefix)
-    return ((prefix + key, value) for key, value in reader.scan(_STATE[space] + prefix))
+    below = ((prefix + key, value) for key, value in reader.scan(_STATE[space] + prefix))
+    if space != TREE_NODES or held is None or not held.pages:
+        return below
+    pages = held.pages
+    newer = [(key, page) for key, page in pages.items() if page and key.startswith(prefix)]
+    return heapq.merge(sorted(newer), (entry for entry in below if entry[0] not in pages))
 
 
 # ---- making and opening
@@ -480,6 +524,7 @@ def write_genesis(
 
     def batch() -> Iterator[Write]:
         yield from _encode_state(engine, [overlay])
+        yield from _encode_pages(overlay)
         yield from _encode_epoch(overlay, header.height)
         yield _key(b"h", header.height), encode(header)
         yield b"d" + digest, _HEIGHT.pack(header.height)
@@ -542,7 +587,7 @@ def _encode_epoch(overlay: Overlay, height: int) -> Iterator[Write]:
 
 
 def _encode_state(engine: KeyValueReader, overlays: Iterable[Overlay]) -> list[Write]:
-    """Return what overlays of blocks in a row change of the state."""
+    """Return what overlays of blocks in a row change of the state, tree pages aside."""
     writes: list[Write] = []
     ids = IdListWriter(engine)
     for overlay in overlays:
@@ -556,9 +601,11 @@ def _encode_state(engine: KeyValueReader, overlays: Iterable[Overlay]) -> list[W
                 for key, record in table.items()
                 if record is not None or section != TX_IDS.id
             ]
-        space = _STATE[TREE_NODES]
-        writes += [(space + key, node) for key, node in overlay.nodes.items()]
     return writes + ids.list_writes()
+
+
+def _encode_pages(overlay: Overlay) -> list[Write]:
+    return [(_STATE[TREE_NODES] + key, page) for key, page in overlay.nodes.items()]
 
 
 def _key(space: bytes, height: int) -> bytes:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from atpar.ledger.blocks import Block, Header, compute_digest
 from atpar.ledger.certificates import Finalization, Proposition
 from atpar.ledger.codec import encode
+from atpar.ledger.commitment import commit_state
 from atpar.ledger.ids import IdLog
 from atpar.ledger.operations import Transfer
 from atpar.ledger.receipts import Receipt
@@ -82,14 +83,23 @@ class Chain:
     """A growing chain over two accounts; each block pays from one to the other."""
 
     def __init__(self, *, opening: int = 1_000_000) -> None:
-        self.genesis_header = make_header(0, bytes(32))
-        self.genesis_digest = compute_digest(self.genesis_header)
-        self.genesis = Overlay(Base(MemoryBacking()))
+        self.backing = MemoryBacking()
+        self.base = Base(self.backing)
+        self.genesis = Overlay(self.base)
         self.opening = opening
         self.balances: dict[tuple[str, str], int] = {}
         self._move(ASSET, 0)
         self._write_balances(self.genesis)
+        root = self._keep(self.genesis)
+        self.genesis_header = replace(make_header(0, bytes(32)), state_root=root)
+        self.genesis_digest = compute_digest(self.genesis_header)
         self.header, self.digest = self.genesis_header, self.genesis_digest
+
+    def _keep(self, overlay: Overlay) -> bytes:
+        root = commit_state(overlay)
+        self.backing.apply(overlay.encode_writes())
+        self.base.absorb(overlay)
+        return root
 
     def _write_balances(self, overlay: Overlay) -> None:
         for (asset, account), posted in self.balances.items():
@@ -103,7 +113,7 @@ class Chain:
     def next(self, *transactions: Transaction, final_above: int = 0) -> FinalBlock:
         """Return the next block, finalised by the block `final_above` heights above it."""
         height = self.header.height + 1
-        overlay = Overlay(Base(MemoryBacking()))
+        overlay = Overlay(self.base)
         postings = []
         for index, tx in enumerate(transactions):
             for position, op in enumerate(tx.body.ops):
@@ -117,8 +127,10 @@ class Chain:
         for index, tx in enumerate(transactions):
             ids.record(tx, index)
         ids.close()
-        overlay.nodes[b"node"] = hash_of("node", height)
-        self.header = make_header(height, self.digest, txs=len(transactions))
+        root = self._keep(overlay)
+        self.header = replace(
+            make_header(height, self.digest, txs=len(transactions)), state_root=root
+        )
         self.digest = compute_digest(self.header)
         block = Block(self.header, tuple(tx.raw for tx in transactions))
         return FinalBlock(
