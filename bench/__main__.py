@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "verify": [*ATPAR, "bench", "verify", "--json"],
     "execute": [*ATPAR, "bench", "execute", "--json"],
     "tree": [*ATPAR, "bench", "tree", "--json"],
+    "state": [*ATPAR, "bench", "state", "--json"],
     "testnet-200": [*ATPAR, *LOAD, "--rate", "200"],
     "testnet-crash": [
         *ATPAR, *LOAD, "--rate", "200", "--kill", "3@10", "--restart", "3@20",

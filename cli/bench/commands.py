@@ -109,6 +109,26 @@ def tree_command(
     show(state.output, run_profiled(run, profile))
 
 
+@bench_command.command("state")
+@click.option("--accounts", type=click.IntRange(2, 100_000_000), default=100_000,
+              show_default=True, help="Built on the disk first: about 300 bytes each.")  # fmt: skip
+@click.option("--blocks", type=click.IntRange(2, 100_000), default=50, show_default=True)
+@click.option("--transactions", type=click.IntRange(1, 4_000), default=1_000, show_default=True,
+              help="In each block.")  # fmt: skip
+@seed_option
+@profile_option
+@output_options
+@pass_state
+def state_command(state: State, /, *, profile: Path | None, **options: int) -> None:
+    """What a large state costs one validator: memory, disk, time per payment.
+
+    Example: atpar bench state --accounts 10000000 --blocks 300
+    """
+    from atpar.cli.bench.state import measure
+
+    show(state.output, run_profiled(lambda: measure(**options), profile))
+
+
 @bench_command.command("pipeline")
 @click.option("--blocks", type=click.IntRange(2, 1_000), default=10, show_default=True)
 @click.option("--transactions", type=click.IntRange(1, 4_000), default=1_000, show_default=True,

@@ -58,6 +58,23 @@ def build_store(folder: Path, chain: Chain) -> Store:
     return open_store(path, chain_id=chain.chain_id)
 
 
+def make_final_block(executed: Executed, data: bytes) -> FinalBlock:
+    """Return an executed block with a finalization of its own, as the store takes it."""
+    header = executed.header
+    proposition = Proposition(0, header.view, header.view - 1, executed.digest)
+    return FinalBlock(
+        header=header,
+        digest=executed.digest,
+        block_bytes=data,
+        transactions=executed.transactions,
+        receipts=executed.receipts,
+        postings=executed.postings,
+        overlay=executed.overlay,
+        finalization=Finalization(proposition, b"\x07", (bytes(64),) * 3),
+        finalized_height=header.height,
+    )
+
+
 class Line:
     """One validator's parts, and what each stage took for each block."""
 
@@ -135,18 +152,7 @@ class Line:
 
     async def _commit(self, digest: bytes, data: bytes) -> None:
         (executed,) = self.voter.finalize(digest)
-        proposition = Proposition(0, executed.header.view, executed.header.view - 1, digest)
-        block = FinalBlock(
-            header=executed.header,
-            digest=digest,
-            block_bytes=data,
-            transactions=executed.transactions,
-            receipts=executed.receipts,
-            postings=executed.postings,
-            overlay=executed.overlay,
-            finalization=Finalization(proposition, b"\x07", (bytes(64),) * 3),
-            finalized_height=executed.header.height,
-        )
+        block = make_final_block(executed, data)
         self.store.commit([block])
         self.voter.absorb(digest)
         self.mempool.commit(executed.transactions)
