@@ -50,26 +50,32 @@ def wait_at(record: TestnetRecord, height: int, *indexes: int) -> None:
     wait_until(are_there, what=f"block {height}", timeout_s=WAIT_S)
 
 
+def wait_equal_heights(record: TestnetRecord, *indexes: int) -> int:
+    """Wait until these nodes answer with one and the same height; return it."""
+    heights: set[int | None] = set()
+
+    def are_equal() -> bool:
+        nonlocal heights
+        views = look(record)
+        heights = {views[index].height for index in indexes}
+        return len(heights) == 1 and None not in heights
+
+    wait_until(are_equal, what="equal heights", timeout_s=WAIT_S)
+    return heights.pop() or 0
+
+
 def lose_quorum(folder: Path, payer: Payer) -> int:
-    """Let all die at once and two lose their data folder; return the last final height."""
+    """Let all die at once and two lose their data folder; return the others' final height."""
     payer.pay(payer.make())
     record = load_record(folder)
-
-    def have_equal_heights() -> bool:
-        return len({view.height for view in look(record)}) == 1
-
-    wait_until(have_equal_heights, what="equal heights", timeout_s=WAIT_S)
+    paid_at = wait_equal_heights(record, 0, 1, 2, 3)
     for index in range(4):
         kill_node(record, index)
     for index in WIPED:
         shutil.rmtree(folder / record.validators[index].name / "data")
-    record = start_nodes(folder, 0, 1)
-    statuses = []
-    for index in (0, 1):
-        api = record.validators[index].api
-        wait_until(lambda: ask_status(api) is not None, what="an answer", timeout_s=WAIT_S)  # noqa: B023
-        statuses.append(ask_status(api))
-    return max(int(status["read_height"]) for status in statuses if status is not None)
+    height = wait_equal_heights(start_nodes(folder, 0, 1), 0, 1)
+    assert height >= paid_at
+    return height
 
 
 def sign_document(folder: Path, path: Path) -> None:
