@@ -6,7 +6,7 @@ is held. A batch yields to the rest of the node every few thousand bytes, so no 
 delays a vote; and what lies between two such moments is judged on one state at one time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -186,7 +186,18 @@ class Admission:
     async def _verify_and_hold(
         self, transactions: list[Transaction], priority: Priority
     ) -> dict[bytes, Outcome]:
-        """Return the outcome by envelope hash of transactions that only lack this check."""
+        """Return the outcome by envelope hash of transactions that only lack this check.
+
+        A portion is held as soon as it is checked: blocks take it up, and do not check it again.
+        """
+        decided: dict[bytes, Outcome] = {}
+        for portion in _cut(transactions, self._verifier.portion):
+            decided |= await self._verify_portion(portion, priority)
+        return decided
+
+    async def _verify_portion(
+        self, transactions: list[Transaction], priority: Priority
+    ) -> dict[bytes, Outcome]:
         known = [tx for tx in transactions if self._is_verified(tx.hash)]
         decided = self._hold(known, [True] * sum(len(tx.signatures) for tx in known))
         unchecked = [tx for tx in transactions if tx.hash not in decided]
@@ -234,6 +245,20 @@ class Admission:
         known = self._find_used(self._get_final(), tx) or self._find_held(tx)
         assert known is not None, f"{added} without a holder of the id"
         return known
+
+
+def _cut(transactions: list[Transaction], portion: int) -> Iterator[list[Transaction]]:
+    """Yield runs of transactions with so many signatures each, or a few more."""
+    run: list[Transaction] = []
+    signatures = 0
+    for tx in transactions:
+        run.append(tx)
+        signatures += len(tx.signatures)
+        if signatures >= portion:
+            yield run
+            run, signatures = [], 0
+    if run:
+        yield run
 
 
 # ---- details of a refusal, worked out only when there is one

@@ -175,6 +175,13 @@ class Verifier:
             raise VerifierStopped("the verifier stopped before these signatures were checked")
         return job.verdicts
 
+    @property
+    def portion(self) -> int:
+        """How many signatures of many to hand over at a time: enough to keep all workers busy."""
+        if self.workers == 0:
+            return VERIFY_PIECE_SIGNATURES
+        return self.workers * VERIFY_BATCHES_AHEAD * VERIFY_BATCH_SIGNATURES
+
     def has_room(self, priority: Priority) -> bool:
         """Return whether there is room for at least one more signature."""
         return self._signatures[priority] < self.max_signatures

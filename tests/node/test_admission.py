@@ -9,7 +9,11 @@ from atpar.ledger.codes import Code
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.transactions import Transaction, decode_transaction, encode_envelope
 from atpar.node.admission import Admission, Outcome, Result
-from atpar.node.limits import ADMISSION_SLICE_BYTES, CLIENT_BACKLOG_BLOCKS
+from atpar.node.limits import (
+    ADMISSION_SLICE_BYTES,
+    CLIENT_BACKLOG_BLOCKS,
+    VERIFY_PIECE_SIGNATURES,
+)
 from atpar.node.mempool import Added, Mempool
 from atpar.node.metrics import Metrics
 from atpar.node.verifier import Priority, Verifier
@@ -129,6 +133,23 @@ async def test_what_a_block_brought_before_costs_no_signature_check() -> None:
     assert (await desk.submit_one(forged)).code is Code.BAD_SIGNATURE
 
 
+async def test_what_a_block_brings_during_the_check_is_not_checked_again() -> None:
+    desk = Desk(max_count=2_000)
+    payments = [desk.pay() for _ in range(8 * VERIFY_PIECE_SIGNATURES)]
+
+    async def take_block() -> None:
+        while not desk.admitted:
+            await trio.lowlevel.checkpoint()
+        desk.verified.update(tx.hash for tx in payments)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_block)
+        outcomes = await desk.submit(*(tx.raw for tx in payments))
+    assert {outcome.result for outcome in outcomes} == {Result.ADMITTED}
+    assert desk.count_verified() <= 3 * VERIFY_PIECE_SIGNATURES  # before, and under way
+    assert desk.admitted == payments
+
+
 async def test_no_signature_is_never_a_good_one() -> None:
     desk = Desk()
     bare = decode_transaction(encode_envelope(desk.pay().body_bytes, []))
@@ -242,7 +263,7 @@ async def test_batch_lets_other_tasks_run(ops: int) -> None:
 async def test_what_became_final_between_two_slices_is_seen_by_the_second() -> None:
     desk = Desk()
     tx = desk.pay()
-    copies = [tx.raw] * (ADMISSION_SLICE_BYTES // len(tx.raw) + 2)
+    copies = [tx.raw] * (3 * ADMISSION_SLICE_BYTES // len(tx.raw))
 
     async def execute() -> None:
         desk.world.block(tx)
