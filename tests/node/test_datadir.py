@@ -105,7 +105,7 @@ def test_journal_is_not_made_again_beside_a_store(tmp_path: Path) -> None:
 def test_wiped_journal_is_not_made_again_by_opening(tmp_path: Path) -> None:
     make(tmp_path)
     (tmp_path / "votes.journal").unlink()
-    with pytest.raises(JournalMissing, match="do not make a new one"):
+    with pytest.raises(JournalMissing, match="put the very file back"):
         open_votes(tmp_path, opening_of("ALFA"))
     assert not (tmp_path / "votes.journal").exists()
 
