@@ -126,6 +126,8 @@ VERIFY_TIMEOUT_S: Final = 30.0
 """A worker that has not answered a batch by then counts as dead."""
 VOTES_CHECKED_AHEAD: Final = 64
 """Signatures of votes in one turn from which on they go to the workers: 2 ms of the main loop."""
+VOTES_PATIENCE_S: Final = 0.25
+"""How long a turn waits for that; then the replica checks what it needs itself."""
 MAX_VOTES_REMEMBERED: Final = 8_192
 """Valid signatures of votes, from batches, until the replica asks for them."""
 

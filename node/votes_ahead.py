@@ -6,11 +6,14 @@ hundreds: then their signatures go to the verifier as one batch, ahead of everyt
 loop stays free meanwhile. The replica asks as before and finds the answer here.
 
 Only *valid* is remembered, under the exact key, message and signature; whatever is not found here
-is checked on the spot. So nothing that is wrong or missing here can let a signature pass.
+is checked on the spot. So nothing that is wrong or missing here can let a signature pass, and a
+worker that hangs, or is given thousands of signatures by a liar, holds no vote up for long.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+
+import trio
 
 from atpar.consensus.certificates import get_statement
 from atpar.consensus.messages import Lane, Message, decode_message
@@ -27,7 +30,7 @@ from atpar.ledger.votes import Finalize, Notarize, Nullify, compute_signed_bytes
 from atpar.node.actions import Input, PeerFrame
 from atpar.node.bodies import VerifiedCache
 from atpar.node.errors import VerifierBusy, VerifierStopped
-from atpar.node.limits import MAX_VOTES_REMEMBERED, VOTES_CHECKED_AHEAD
+from atpar.node.limits import MAX_VOTES_REMEMBERED, VOTES_CHECKED_AHEAD, VOTES_PATIENCE_S
 
 Check = Callable[[Sequence[SignedTriple]], Awaitable[Sequence[bool]]]
 """Returns one verdict for each. Raises VerifierBusy or VerifierStopped."""
@@ -67,7 +70,7 @@ class VotesAhead:
                     wanted[name] = triple
         if len(wanted) < VOTES_CHECKED_AHEAD:
             return
-        with suppress(VerifierBusy, VerifierStopped):
+        with suppress(VerifierBusy, VerifierStopped), trio.move_on_after(VOTES_PATIENCE_S):
             verdicts = await self._check(list(wanted.values()))
             for name, is_valid in zip(wanted, verdicts, strict=True):
                 if is_valid:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from atpar.consensus.certificates import build_certificate
 from atpar.consensus.messages import Lane, Message, Proposal, encode_message
@@ -18,7 +19,7 @@ from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote, compute_signed
 from atpar.node import votes_ahead
 from atpar.node.actions import PeerFrame, TransactionsAdmitted
 from atpar.node.errors import VerifierBusy, VerifierStopped
-from atpar.node.limits import MAX_VOTES_REMEMBERED, VOTES_CHECKED_AHEAD
+from atpar.node.limits import MAX_VOTES_REMEMBERED, VOTES_CHECKED_AHEAD, VOTES_PATIENCE_S
 from atpar.node.votes_ahead import VotesAhead
 from tests.ledger.world import World, key_of, transfer
 from tests.node.drivers import Hub
@@ -34,10 +35,11 @@ class Workers:
     def __init__(self) -> None:
         self.batches: list[Sequence[SignedTriple]] = []
         self.fault: Exception | None = None
+        self.takes_s = 0.0
         self.ahead = VotesAhead(chain_id=WORLD.chain_id, check=self.check)
 
     async def check(self, triples: Sequence[SignedTriple]) -> Sequence[bool]:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.takes_s)
         if self.fault is not None:
             raise self.fault
         self.batches.append(triples)
@@ -99,6 +101,20 @@ async def test_few_votes_are_left_to_the_replica() -> None:
     await workers.look()
     assert workers.batches == []
     assert workers.ahead.verify(*name(CODES[0], sign(CODES[0], 1)))
+
+
+@pytest.mark.parametrize("extra_s", [-0.01, 0.01])
+async def test_workers_that_do_not_answer_hold_no_vote_up(
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - no real waiting
+    extra_s: float,
+) -> None:
+    workers = Workers()
+    workers.takes_s = VOTES_PATIENCE_S + extra_s
+    with trio.fail_after(2 * VOTES_PATIENCE_S):
+        await workers.look(*make_frames(VOTES_CHECKED_AHEAD))
+    assert len(workers.batches) == (extra_s < 0)
+    vote = sign(CODES[0], 1)
+    assert workers.ahead.verify(*name(CODES[0], vote)), "checked on the spot instead"
 
 
 async def test_forged_vote_is_not_believed_and_spoils_no_other() -> None:
