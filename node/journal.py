@@ -43,8 +43,8 @@ _HEAD = struct.Struct(">II8s")
 HEAD_BYTES: Final = _HEAD.size
 _ADVICE: Final = (
     "do not delete or edit it: a vote that was sent may be missing, and a second, different vote "
-    "would be equivocation. Keep this validator stopped, and let it begin anew without a vote until "
-    "the next epoch: `atpar node rejoin`, which keeps the file"
+    "would be equivocation. Keep this validator stopped, and let it begin anew without a vote "
+    "until the next epoch: `atpar node rejoin`, which keeps the file"
 )
 
 

@@ -105,7 +105,7 @@ async def test_few_votes_are_left_to_the_replica() -> None:
 
 @pytest.mark.parametrize("extra_s", [-0.01, 0.01])
 async def test_workers_that_do_not_answer_hold_no_vote_up(
-    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - no real waiting
+    autojump_clock: trio.testing.MockClock,
     extra_s: float,
 ) -> None:
     workers = Workers()
