@@ -169,12 +169,14 @@ async def run_with_a_broken_disk(hub: Hub) -> None:
 async def test_failed_commit_ends_the_node_and_the_journal_makes_up_for_it(tmp_path: Path) -> None:
     hub = make_hub(tmp_path)
     failed: list[DiskFault] = []
+    ended = trio.Event()
 
     async def run_alfa(*, task_status: trio.TaskStatus[None]) -> None:
         try:
             await hub.open("ALFA").driver.run(task_status=task_status)
         except DiskFault as error:
             failed.append(error)
+            ended.set()
 
     def refuse(_blocks: object) -> None:
         raise DiskFault("chain.db: No space left on device")
@@ -189,6 +191,7 @@ async def test_failed_commit_ends_the_node_and_the_journal_makes_up_for_it(tmp_p
         tx = pay(hub)
         hub.submit(tx)
         await hub.members["BRVO"].witness.wait_final(tx)
+        await ended.wait()
         nursery.cancel_scope.cancel()
     for code in list(hub.members):
         hub.close(code)
