@@ -23,6 +23,7 @@ from atpar.ledger.tree import (
     update_tree,
     verify_tree_proof,
 )
+from atpar.node.service import relax_collector
 
 TREE = compute_asset_tree("HKD.JDCL")
 BUILD_CHUNK = 50_000
@@ -119,6 +120,7 @@ def measure(count: int, *, blocks: int, transfers: int, seed: int) -> dict[str, 
     for first in range(0, count, BUILD_CHUNK):
         chunk = range(first, min(first + BUILD_CHUNK, count))
         build_s += accounts.update([compute_change(i, 1_000) for i in chunk])[0]
+    relax_collector()
     walls, cpus, floors, written, touched = [], [], [], 0, 0
     for _ in range(blocks):
         indexes = list({rng.randrange(count) for _ in range(2 * transfers)})
