@@ -177,6 +177,8 @@ def list_leaves(command, path=()):
         for name in command.list_commands(context):
             found = command.get_command(context, name)
             assert found is not None, name
+            if found.hidden:  # a process that another command starts
+                continue
             yield from list_leaves(found, (*path, name))
     else:
         yield " ".join(path), command
