@@ -227,7 +227,7 @@ def _start(stage: Stage) -> None:
         "Banks A, B, C and D are the validators. There are an issuer, a custodian that keeps the"
         " reserve, an auditor and a regulator; and two coins, for Hong Kong dollars and renminbi.",
     )
-    found = stage.expect("testnet", "up", "--detach", "--no-attest", "--validators", "4")
+    found = stage.expect("testnet", "up", "--detach", "--no-attest", "--direct")
     ports = ", ".join(each["api"].rpartition(":")[2] for each in found["validators"])
     stage.good(f"chain {found['chain']}: 4 processes on ports {ports}, first block final")
 
