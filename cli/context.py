@@ -200,6 +200,17 @@ def home_option(function: F) -> F:
     )(function)
 
 
+def node_home_option(function: F) -> F:
+    """Add --home of the commands that work on a node's own folder, and its parameter."""
+    return click.option(
+        "--home",
+        envvar="ATPAR_HOME",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path(),
+        help="The node's folder (default: this folder).",
+    )(function)
+
+
 def genesis_option(function: F) -> F:
     """Add --genesis."""
     return _shared(

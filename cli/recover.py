@@ -10,11 +10,18 @@ every stopped node; start the nodes.
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from atpar.cli.context import NODE_FILE, State, keys_options, output_options, pass_state
+from atpar.cli.context import (
+    NODE_FILE,
+    State,
+    keys_options,
+    node_home_option,
+    output_options,
+    pass_state,
+)
 from atpar.cli.errors import ConfigurationProblem, SafetyStop, WrongUsage
 from atpar.cli.files import read_input, write_new, write_over
 from atpar.cli.keyring import KeyRing
@@ -46,16 +53,6 @@ def recover_group() -> None:
     """
 
 
-def _home(function: Any) -> Any:
-    return click.option(
-        "--home",
-        envvar="ATPAR_HOME",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path(),
-        help="The stopped node's folder (default: this folder).",
-    )(function)
-
-
 @recover_group.command()
 @click.argument("file", type=_FILE)
 @click.option("--members", metavar="CODE,…", help="Who votes (default: as before).")
@@ -66,7 +63,7 @@ def _home(function: Any) -> Any:
     multiple=True,
     help="A block above that never became final, though a validator voted for that.",
 )
-@_home
+@node_home_option
 @output_options
 @pass_state
 def draft(
@@ -138,7 +135,7 @@ def join(state: State, *, out: Path, files: tuple[Path, ...]) -> None:
 
 @recover_group.command()
 @click.argument("file", type=_FILE)
-@_home
+@node_home_option
 @output_options
 @pass_state
 def check(state: State, *, file: Path, home: Path) -> None:
@@ -164,7 +161,7 @@ def check(state: State, *, file: Path, home: Path) -> None:
 
 @recover_group.command()
 @click.argument("file", type=_FILE)
-@_home
+@node_home_option
 @output_options
 @pass_state
 def apply(state: State, *, file: Path, home: Path) -> None:
@@ -239,7 +236,7 @@ def _read_votes(config: NodeConfig, store: "Store", seat: "Seat") -> "list[Journ
     "--epoch", type=click.IntRange(0), required=True, metavar="N",
     help="The epoch that runs, as the others' `atpar node status` shows it: no vote in it.",
 )  # fmt: skip
-@_home
+@node_home_option
 @output_options
 @pass_state
 def rejoin(state: State, *, epoch: int, home: Path) -> None:

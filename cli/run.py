@@ -18,6 +18,7 @@ from atpar.cli.context import (
     State,
     get_environment_passphrase,
     keys_options,
+    node_home_option,
     node_options,
     output_options,
     pass_state,
@@ -75,16 +76,6 @@ node_command.add_command(recover_group)
 node_command.add_command(rejoin)
 
 
-def _home(function: F) -> F:
-    return click.option(
-        "--home",
-        envvar="ATPAR_HOME",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path(),
-        help="The node's folder (default: this folder).",
-    )(function)
-
-
 def _overrides(function: F) -> F:
     for option in reversed(_OVERRIDES):
         key = _OVERRIDES[option]
@@ -111,7 +102,7 @@ def _load(home: Path, overrides: dict[str, Any]) -> LoadedConfig:
 
 
 @node_command.command()
-@_home
+@node_home_option
 @click.option("--participant", required=True, metavar="CODE", help="Who runs the node.")
 @click.option(
     "--genesis", "genesis_path", required=True, type=click.Path(path_type=Path, dir_okay=False),
@@ -447,7 +438,7 @@ def _issue_leaf(source: Path, target: Path, participant: str, registered: str) -
 
 
 @node_command.command()
-@_home
+@node_home_option
 @_overrides
 @output_options
 @click.option(
@@ -498,7 +489,7 @@ def _find_passphrase(state: State, keys: KeysSection, given: Path | None) -> str
 
 
 @node_command.command()
-@_home
+@node_home_option
 @_overrides
 @output_options
 @pass_state
