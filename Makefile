@@ -13,6 +13,9 @@ SHELL := /bin/sh
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# A lock is the whole closure, so pip has nothing to resolve. Left to resolve, it may look for newer
+# versions of what a pinned package asks for with extras, and refuse the pinned one.
+LOCKED := $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 RUN_STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 PYTEST_ARGS ?=
@@ -60,13 +63,13 @@ $(BIN)/python:
 
 $(RUN_STAMP): requirements.lock pyproject.toml | $(BIN)/python
 	@echo 'installing pinned dependencies ...'
-	@$(PIP) install --quiet --require-hashes --only-binary :all: -r requirements.lock
+	@$(LOCKED) -r requirements.lock
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(TEST_STAMP): requirements-test.lock $(RUN_STAMP)
 	@echo 'installing what the tests need ...'
-	@$(PIP) install --quiet --require-hashes --only-binary :all: -r requirements-test.lock
+	@$(LOCKED) -r requirements-test.lock
 	@touch $@
 
 # ---- checks
