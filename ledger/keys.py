@@ -23,7 +23,7 @@ from atpar.ledger.hashing import SignKind, compute_sign_bytes
 
 FIELD_PRIME: Final = 2**255 - 19
 GROUP_ORDER: Final = 2**252 + 27742317777372353535851937790883648493
-_D: Final = (-121665 * pow(121666, FIELD_PRIME - 2, FIELD_PRIME)) % FIELD_PRIME
+CURVE_D: Final = (-121665 * pow(121666, FIELD_PRIME - 2, FIELD_PRIME)) % FIELD_PRIME
 _SQRT_M1: Final = pow(2, (FIELD_PRIME - 1) // 4, FIELD_PRIME)
 
 SignedTriple = tuple[bytes, bytes, bytes]
@@ -86,7 +86,7 @@ def decode_point(encoded: bytes) -> Point | None:
 
 def _recover_x(y: int) -> int | None:
     """Return a root of x^2 = (y^2 - 1) / (d y^2 + 1), or None if the right side is no square."""
-    u, v = (y * y - 1) % FIELD_PRIME, (_D * y * y + 1) % FIELD_PRIME
+    u, v = (y * y - 1) % FIELD_PRIME, (CURVE_D * y * y + 1) % FIELD_PRIME
     x = u * pow(v, 3, FIELD_PRIME) * pow(u * pow(v, 7, FIELD_PRIME), _ROOT_EXPONENT, FIELD_PRIME)
     x %= FIELD_PRIME
     square = v * x * x % FIELD_PRIME

@@ -124,6 +124,12 @@ MAX_VERIFY_ATTEMPTS: Final = 5
 """Workers in a row that one batch may end before the node stops."""
 VERIFY_TIMEOUT_S: Final = 30.0
 """A worker that has not answered a batch by then counts as dead."""
+KEY_USES_FOR_TABLE: Final = 64
+"""Signatures of one key before it gets a table, which costs what it saves in about 25."""
+MAX_KEY_TABLES: Final = 128
+"""Of 300 KB each; the least recently used goes."""
+MAX_KEYS_COUNTED: Final = 4096
+"""Keys without a table whose uses are counted."""
 VOTES_CHECKED_AHEAD: Final = 64
 """Signatures of votes in one turn from which on they go to the workers: 2 ms of the main loop."""
 VOTES_PATIENCE_S: Final = 0.25

@@ -25,8 +25,9 @@ from typing import Final
 
 import trio
 
-from atpar.ledger.keys import SignedTriple, verify_batch
+from atpar.ledger.keys import SignedTriple
 from atpar.node.errors import VerifierBusy, VerifierFailed, VerifierStopped
+from atpar.node.known_keys import KnownKeys
 from atpar.node.limits import (
     MAX_VERIFY_ATTEMPTS,
     MAX_VERIFY_BACKLOG_BYTES,
@@ -138,6 +139,8 @@ class Verifier:
         self._signatures = dict.fromkeys(Priority, 0)
         self._bytes = dict.fromkeys(Priority, 0)
         self._jobs: set[_Job] = set()
+        self._known = KnownKeys()
+        """For what is checked in line; each worker has its own."""
         self._running: list[_Worker] = []
         self._ticket = 0
         self._in_line = dict.fromkeys(Priority, 0)
@@ -270,7 +273,8 @@ class Verifier:
                 await trio.lowlevel.checkpoint()
                 while any(self._in_line[other] for other in Priority if other < priority):
                     await self._in_line_turns.park()
-                verdicts += verify_batch(triples[start : start + VERIFY_PIECE_SIGNATURES])
+                piece = triples[start : start + VERIFY_PIECE_SIGNATURES]
+                verdicts += self._known.verify_columns(*zip(*piece, strict=True))
         finally:
             self._in_line[priority] -= 1
             self._in_line_turns.unpark_all()

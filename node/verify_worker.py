@@ -27,7 +27,7 @@ from itertools import accumulate, chain, compress, pairwise, repeat
 from operator import is_not
 from typing import BinaryIO, Final
 
-from atpar.ledger.keys import verify_columns
+from atpar.node.known_keys import KnownKeys
 
 Columns = tuple[Sequence[bytes], Sequence[bytes], Sequence[bytes]]
 """Keys, messages and signatures, one of each for every signature."""
@@ -100,11 +100,12 @@ def compute_answer_bytes(count: int) -> int:
 
 def serve(requests: BinaryIO, answers: BinaryIO, memory: mmap.mmap | bytes) -> None:
     """Answer requests until the stream of requests ends."""
+    known = KnownKeys()
     while len(request := requests.read(REQUEST.size)) == REQUEST.size:
         ticket, start, end = REQUEST.unpack(request)
         verdicts: list[bool] = []
         for columns in unpack_pieces(memory, start, end):
-            verdicts += verify_columns(*columns)
+            verdicts += known.verify_columns(*columns)
         answers.write(pack_answer(ticket, verdicts))
         answers.flush()
 

@@ -1,0 +1,488 @@
+"""Machine code that computes s B - k A for keys A whose multiples stand in a table.
+
+A bank's payments are signed by the same few keys, and the sum that a signature check comes down to
+needs no doublings if the multiples of its two points are looked up: 74 additions instead of 250
+doublings and 60 additions. No package for Python offers that, so this module writes it down for
+LLVM, which makes code for the processor at hand; Python's own integers would take ten times the
+library's time. What the answer is good for, and why a wrong one could let nothing pass, stands in
+`known_keys.py`; this module is arithmetic alone.
+
+**Numbers** modulo p = 2^255 - 19 are five limbs of 51 bits, least first, each in 64 bits with room
+above. "Narrow" limbs are below 2^51 + 2^13, as products are; sums and differences of two narrow
+numbers are below 2^53.6. A product may be taken of two numbers of which one is below 2^54 and the
+other below 2^53.7: then each of its five sums is below 2^114.3 and its carry fits 64 bits.
+
+**Points** are (X, Y, Z, T) with x = X/Z, y = Y/Z, T = XY/Z on -x^2 + y^2 = 1 + d x^2 y^2. The law
+of addition used is complete: no pair of points is an exception, whatever their order.
+
+**A table** of a point has a row for each window of WINDOW_BITS bits of the factor, with the
+multiples 0 to 2^(WINDOW_BITS - 1) of the point times 2^(WINDOW_BITS x row), each as (y + x, y - x,
+2dxy). A digit is taken with its sign, so half of the multiples do.
+
+Source: Hisil, Wong, Carter, Dawson, *Twisted Edwards Curves Revisited* (2008), section 3.1, for
+the addition; Montgomery's trick for one inversion a batch. Nothing here is secret: the time depends
+on the data, and keys that sign never come near.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+from atpar.ledger.keys import CURVE_D, FIELD_PRIME, GROUP_ORDER, Point
+
+WINDOW_BITS: Final = 7
+WINDOWS: Final = 37
+HALF: Final = 2 ** (WINDOW_BITS - 1)
+ENTRY_WORDS: Final = 16
+"""Words of 64 bits for a multiple, of which 15 are used: two cache lines."""
+ROW_WORDS: Final = (HALF + 1) * ENTRY_WORDS
+TABLE_WORDS: Final = WINDOWS * ROW_WORDS
+POINT_WORDS: Final = 20
+BUILD_SCRATCH_WORDS: Final = (2 * HALF + 1) * POINT_WORDS
+ALIGNMENT: Final = 128
+
+assert WINDOW_BITS * WINDOWS > 253 + 1, "the last digit of a number below the order has no carry"
+
+_LIMB_BITS: Final = 51
+_MASK: Final = 2**_LIMB_BITS - 1
+_FOUR_PRIMES: Final = (2**53 - 76, *[2**53 - 4] * 4)
+"""4 p: added before a subtraction, so that no limb falls below zero."""
+
+_BIT = ir.IntType(1)
+_BYTE = ir.IntType(8)
+_WORD = ir.IntType(64)
+_WIDE = ir.IntType(128)
+_NUMBER = ir.IntType(256)
+_WORDS = _WORD.as_pointer()
+_LIMBS = ir.LiteralStructType([_WORD] * 5)
+
+Value = Any
+"""A value in the code that is being written; llvmlite has no types for mypy."""
+Element = list[Value]
+"""A number modulo p: five limbs."""
+Extended = tuple[Element, Element, Element, Element]
+"""X, Y, Z and T of a point."""
+Multiple = tuple[Element, Element, Element]
+"""y + x, y - x and 2dxy of a point."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurveCode:
+    """The two functions, ready to be called. Each call leaves the interpreter to other threads."""
+
+    build: Callable[..., None]
+    """(x and y as ten limbs, table, scratch): fill the table of a point."""
+    check: Callable[..., None]
+    """(count, table of B, tables of -A, k and s of each, R of each, scratch, verdicts).
+
+    Verdict i is 1 if s is below the group's order and the encoding of s B - k A is R, else 0.
+    At least one; scratch has POINT_WORDS for each.
+    """
+    engine: object
+    """Keeps the code in memory."""
+
+
+@cache
+def compile_curve_code() -> CurveCode:
+    """Return the machine code for this processor. Takes a few tenths of a second, once a process.
+
+    Raises:
+        RuntimeError: LLVM cannot make code here.
+    """
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    module = llvm.parse_assembly(write_module())
+    module.verify()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
+    )
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    address, text = ctypes.c_void_p, ctypes.c_char_p
+    build = ctypes.CFUNCTYPE(None, text, address, address)
+    check = ctypes.CFUNCTYPE(None, ctypes.c_uint64, address, text, text, text, address, address)
+    return CurveCode(
+        build=build(engine.get_function_address("build")),
+        check=check(engine.get_function_address("check")),
+        engine=engine,
+    )
+
+
+def pack_point(point: Point) -> bytes:
+    """Return a point as `CurveCode.build` reads it."""
+    return b"".join(limb.to_bytes(8, "little") for each in point for limb in _split(each))
+
+
+def write_module() -> str:
+    """Return the two functions in LLVM's language."""
+    module = ir.Module("curve")
+    multiply = _write_multiply(module)
+    invert = _write_invert(module, multiply)
+    _write_build(module, multiply, invert)
+    _write_check(module, multiply, invert, _write_add_product(module))
+    return str(module)
+
+
+def _split(number: int) -> list[int]:
+    return [number >> _LIMB_BITS * place & _MASK for place in range(5)]
+
+
+def _word(number: int) -> Value:
+    return ir.Constant(_WORD, number)
+
+
+class _Writer:
+    """Writes one function, in the words of the field and the curve. Products are calls."""
+
+    def __init__(self, function: Value, multiply: Value = None) -> None:
+        self.b = ir.IRBuilder(function.append_basic_block())
+        self._multiply = multiply
+
+    # ---- memory
+
+    def at(self, pointer: Value, words: Value | int) -> Value:
+        """Return the pointer so many words further on."""
+        return self.b.gep(pointer, [_word(words) if isinstance(words, int) else words])
+
+    def load(self, pointer: Value, number: int) -> Element:
+        """Return one of the elements that stand one after the other."""
+        return [self.b.load(self.at(pointer, 5 * number + limb)) for limb in range(5)]
+
+    def store(self, pointer: Value, *elements: Element) -> None:
+        """Write elements one after the other."""
+        for place, limb in enumerate(_flatten(*elements)):
+            self.b.store(limb, self.at(pointer, place))
+
+    def load_number(self, pointer: Value) -> Value:
+        """Return the 256 bits that stand there, at any address."""
+        return self.b.load(self.b.bitcast(pointer, _NUMBER.as_pointer()), align=1)
+
+    # ---- control
+
+    def repeat(
+        self,
+        count: Value | int,
+        carried: Sequence[Value],
+        body: Callable[[Value, list[Value]], Sequence[Value]],
+    ) -> list[Value]:
+        """Write a loop over 0 to count - 1, count at least 1; return what the last turn gives.
+
+        The body gets the index and the carried values, and returns the next ones.
+        """
+        before, loop = self.b.block, self.b.append_basic_block()
+        self.b.branch(loop)
+        self.b.position_at_end(loop)
+        index = self.b.phi(_WORD)
+        index.add_incoming(_word(0), before)
+        held = [self.b.phi(value.type) for value in carried]
+        given = list(body(index, held))
+        following = self.b.add(index, _word(1))
+        end, after = self.b.block, self.b.append_basic_block()
+        index.add_incoming(following, end)
+        for phi, first, later in zip(held, carried, given, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, end)
+        limit = _word(count) if isinstance(count, int) else count
+        self.b.cbranch(self.b.icmp_unsigned("<", following, limit), loop, after)
+        self.b.position_at_end(after)
+        return given
+
+    # ---- the field
+
+    def add(self, one: Element, other: Element) -> Element:
+        """Return a sum, not reduced."""
+        return [self.b.add(a, c) for a, c in zip(one, other, strict=True)]
+
+    def subtract(self, one: Element, other: Element) -> Element:
+        """Return a difference, not reduced. The other is narrow."""
+        return [
+            self.b.sub(self.b.add(a, _word(more)), c)
+            for a, c, more in zip(one, other, _FOUR_PRIMES, strict=True)
+        ]
+
+    def select(self, condition: Value, one: Element, other: Element) -> Element:
+        """Return one if the condition holds, else the other."""
+        return [self.b.select(condition, a, c) for a, c in zip(one, other, strict=True)]
+
+    def multiply(self, one: Element, other: Element) -> Element:
+        """Return a product, narrow."""
+        product = self.b.call(self._multiply, [*one, *other])
+        return [self.b.extract_value(product, limb) for limb in range(5)]
+
+    def multiply_here(self, one: Element, other: Element) -> Element:
+        """As `multiply`, written out in place."""
+        b = self.b
+        wide_one = [b.zext(limb, _WIDE) for limb in one]
+        wide_other = [b.zext(limb, _WIDE) for limb in other]
+        # 2^255 = 19, so a product of limbs whose places pass the top comes back times 19.
+        folded = [b.zext(b.mul(limb, _word(19)), _WIDE) for limb in other]
+        sums = []
+        for place in range(5):
+            products = [
+                b.mul(wide_one[i], wide_other[place - i] if i <= place else folded[place - i + 5])
+                for i in range(5)
+            ]
+            total = products[0]
+            for product in products[1:]:
+                total = b.add(total, product)
+            sums.append(total)
+        return self._carry(sums)
+
+    def _carry(self, sums: list[Value]) -> Element:
+        """Return five sums of products as a narrow number."""
+        b, limbs, carry = self.b, [], _word(0)
+        for total in sums:
+            carried = b.add(total, b.zext(carry, _WIDE))
+            limbs.append(b.and_(b.trunc(carried, _WORD), _word(_MASK)))
+            carry = b.trunc(b.lshr(carried, ir.Constant(_WIDE, _LIMB_BITS)), _WORD)
+        limbs[0] = b.add(limbs[0], b.mul(carry, _word(19)))
+        limbs[1] = b.add(limbs[1], b.lshr(limbs[0], _word(_LIMB_BITS)))
+        limbs[0] = b.and_(limbs[0], _word(_MASK))
+        return limbs
+
+    def square(self, element: Element, times: int) -> Element:
+        """Return an element squared so many times."""
+        return self.repeat(times, element, lambda _, limbs: self.multiply(limbs, limbs))
+
+    def reduce(self, element: Element) -> Value:
+        """Return the number below p as 256 bits."""
+        b, limbs = self.b, self._pass_carries(self._pass_carries(element, fold=True), fold=True)
+        # Now below 2^255. It is p or more exactly if adding 19 carries out of the top.
+        excess = b.lshr(b.add(limbs[0], _word(19)), _word(_LIMB_BITS))
+        for limb in limbs[1:]:
+            excess = b.lshr(b.add(limb, excess), _word(_LIMB_BITS))
+        limbs[0] = b.add(limbs[0], b.mul(excess, _word(19)))
+        number = ir.Constant(_NUMBER, 0)
+        for place, limb in enumerate(self._pass_carries(limbs, fold=False)):
+            shift = ir.Constant(_NUMBER, _LIMB_BITS * place)
+            number = b.or_(number, b.shl(b.zext(limb, _NUMBER), shift))
+        return number
+
+    def _pass_carries(self, element: Element, *, fold: bool) -> Element:
+        """Return the same with 51 bits a limb; what passes the top comes back times 19, or goes."""
+        b, limbs = self.b, list(element)
+        for place in range(4):
+            limbs[place + 1] = b.add(limbs[place + 1], b.lshr(limbs[place], _word(_LIMB_BITS)))
+            limbs[place] = b.and_(limbs[place], _word(_MASK))
+        over = b.lshr(limbs[4], _word(_LIMB_BITS))
+        limbs[4] = b.and_(limbs[4], _word(_MASK))
+        if fold:
+            limbs[0] = b.add(limbs[0], b.mul(over, _word(19)))
+        return limbs
+
+    # ---- the curve
+
+    def add_multiple(
+        self,
+        point: Extended,
+        multiple: Multiple,
+        multiply: Callable[[Element, Element], Element] | None = None,
+    ) -> Extended:
+        """Return the sum of a point with narrow coordinates and a table's multiple."""
+        times = multiply or self.multiply
+        x, y, z, t = point
+        y_plus_x, y_minus_x, xy2d = multiple
+        a = times(self.subtract(y, x), y_minus_x)
+        b = times(self.add(y, x), y_plus_x)
+        c = times(t, xy2d)
+        d = self.add(z, z)
+        e, f, g, h = self.subtract(b, a), self.subtract(d, c), self.add(d, c), self.add(b, a)
+        return times(e, f), times(g, h), times(f, g), times(e, h)
+
+    def make_multiple(self, x: Element, y: Element) -> Multiple:
+        """Return an affine point as it stands in a table."""
+        xy2d = self.multiply(self.multiply(x, y), _constant(2 * CURVE_D % FIELD_PRIME))
+        return self.add(y, x), self.subtract(y, x), xy2d
+
+
+def _constant(number: int) -> Element:
+    return [_word(limb) for limb in _split(number)]
+
+
+def _flatten(*elements: Element) -> list[Value]:
+    return [limb for element in elements for limb in element]
+
+
+def _group(values: Sequence[Value]) -> list[Element]:
+    return [list(values[start : start + 5]) for start in range(0, len(values), 5)]
+
+
+_ZERO: Final = _constant(0)
+_ONE: Final = _constant(1)
+
+
+def _declare(
+    module: Value, name: str, parameters: Sequence[Value], *, result: Value, is_internal: bool
+) -> Value:
+    function = ir.Function(module, ir.FunctionType(result, parameters), name)
+    if is_internal:
+        function.linkage = "internal"
+    return function
+
+
+def _write_multiply(module: Value) -> Value:
+    """The product as a function, for where a call does not matter: it keeps the code short."""
+    function = _declare(module, "multiply", [_WORD] * 10, result=_LIMBS, is_internal=True)
+    writer = _Writer(function)
+    product: Value = ir.Constant(_LIMBS, ir.Undefined)
+    for place, limb in enumerate(writer.multiply_here(*_group(function.args))):
+        product = writer.b.insert_value(product, limb, place)
+    writer.b.ret(product)
+    return function
+
+
+def _write_invert(module: Value, multiply: Value) -> Value:
+    """invert(out, in): the power p - 2, by the usual chain of 254 squarings and 11 products."""
+    function = _declare(module, "invert", [_WORDS, _WORDS], result=ir.VoidType(), is_internal=True)
+    out, given = function.args
+    w = _Writer(function, multiply)
+    z = w.load(given, 0)
+    z2 = w.square(z, 1)
+    z9 = w.multiply(w.square(z2, 2), z)
+    z11 = w.multiply(z9, z2)
+    ones = {5: w.multiply(w.square(z11, 1), z9)}  # z^(2^n - 1) by n
+    for whole, first, second in ((10, 5, 5), (20, 10, 10), (40, 20, 20), (50, 10, 40)):
+        ones[whole] = w.multiply(w.square(ones[second], first), ones[first])
+    ones[100] = w.multiply(w.square(ones[50], 50), ones[50])
+    ones[200] = w.multiply(w.square(ones[100], 100), ones[100])
+    ones[250] = w.multiply(w.square(ones[200], 50), ones[50])
+    w.store(out, w.multiply(w.square(ones[250], 5), z11))
+    w.b.ret_void()
+    return function
+
+
+def _write_add_product(module: Value) -> Value:
+    """add_product(point, table, number): add the number times the table's point. The hot loop."""
+    function = _declare(module, "add_product", [_WORDS] * 3, result=ir.VoidType(), is_internal=True)
+    point, table, number = function.args
+    w = _Writer(function)
+
+    def add_digit(row: Value, carried: list[Value]) -> list[Value]:
+        """Take the lowest digit, from -HALF to HALF, and add its multiple."""
+        b, rest, carry = w.b, carried[0], carried[1]
+        x, y, z, t = _group(carried[2:])
+        low = b.and_(b.trunc(rest, _WORD), _word(2**WINDOW_BITS - 1))
+        digit = b.add(low, carry)
+        is_negative = b.icmp_unsigned(">", digit, _word(HALF))
+        size = b.select(is_negative, b.sub(_word(2**WINDOW_BITS), digit), digit)
+        offset = b.add(b.mul(row, _word(ROW_WORDS)), b.mul(size, _word(ENTRY_WORDS)))
+        entry = w.at(table, offset)
+        plus, minus, xy2d = (w.load(entry, place) for place in range(3))
+        multiple = (
+            w.select(is_negative, minus, plus),
+            w.select(is_negative, plus, minus),
+            w.select(is_negative, w.subtract(_ZERO, xy2d), xy2d),
+        )
+        total = w.add_multiple((x, y, z, t), multiple, w.multiply_here)
+        shifted = b.lshr(rest, ir.Constant(_NUMBER, WINDOW_BITS))
+        return [shifted, b.zext(is_negative, _WORD), *_flatten(*total)]
+
+    start = _flatten(*(w.load(point, place) for place in range(4)))
+    end = w.repeat(WINDOWS, [w.load_number(number), _word(0), *start], add_digit)
+    w.store(point, *_group(end[2:]))
+    w.b.ret_void()
+    return function
+
+
+def _write_build(module: Value, multiply: Value, invert: Value) -> None:
+    """build(point, table, scratch): each row is a chain of additions, made affine together."""
+    function = _declare(module, "build", [_WORDS] * 3, result=ir.VoidType(), is_internal=False)
+    point, table, scratch = function.args
+    w = _Writer(function, multiply)
+    inverse = w.b.alloca(_WORD, 5)
+
+    def get_place(multiple: Value) -> Value:
+        return w.at(scratch, w.b.mul(multiple, _word(POINT_WORDS)))
+
+    def write_row(row: Value, carried: list[Value]) -> list[Value]:
+        """Write the multiples of an affine point; return it times 2^WINDOW_BITS."""
+        x, y = _group(carried)
+        first = w.make_multiple(x, y)
+        entries = w.at(table, w.b.mul(row, _word(ROW_WORDS)))
+        w.store(entries, _ONE, _ONE, _ZERO)
+
+        def add_next(index: Value, carried: list[Value]) -> list[Value]:
+            x, y, z, t, product = _group(carried)
+            w.store(get_place(w.b.add(index, _word(1))), x, y, z, product)
+            total = w.add_multiple((x, y, z, t), first)
+            return _flatten(*total, w.multiply(product, z))
+
+        chain = w.repeat(2 * HALF, _flatten(x, y, _ONE, w.multiply(x, y), _ONE), add_next)
+        w.store(inverse, _group(chain)[4])
+        w.b.call(invert, [inverse, inverse])
+
+        def make_affine(index: Value, carried: list[Value]) -> list[Value]:
+            place = get_place(w.b.sub(_word(2 * HALF), index))
+            x, y, z, product = (w.load(place, number) for number in range(4))
+            own = w.multiply(carried, product)
+            w.store(place, w.multiply(x, own), w.multiply(y, own))
+            return w.multiply(carried, z)
+
+        w.repeat(2 * HALF, w.load(inverse, 0), make_affine)
+
+        def write_entry(index: Value, carried: list[Value]) -> list[Value]:
+            multiple = w.b.add(index, _word(1))
+            place = get_place(multiple)
+            entry = w.at(entries, w.b.mul(multiple, _word(ENTRY_WORDS)))
+            w.store(entry, *w.make_multiple(w.load(place, 0), w.load(place, 1)))
+            return carried
+
+        w.repeat(HALF, [], write_entry)
+        last = w.at(scratch, 2 * HALF * POINT_WORDS)
+        return _flatten(w.load(last, 0), w.load(last, 1))
+
+    w.repeat(WINDOWS, _flatten(w.load(point, 0), w.load(point, 1)), write_row)
+    w.b.ret_void()
+
+
+def _write_check(module: Value, multiply: Value, invert: Value, add_product: Value) -> None:
+    """check(...), see `CurveCode.check`: all sums, one inversion, all comparisons."""
+    function = _declare(
+        module,
+        "check",
+        [_WORD, _WORDS, _WORDS, _WORDS, _WORDS, _WORDS, _BYTE.as_pointer()],
+        result=ir.VoidType(),
+        is_internal=False,
+    )
+    count, base_table, tables, numbers, encodings, scratch, verdicts = function.args
+    w = _Writer(function, multiply)
+    b = w.b
+    point = b.alloca(_WORD, POINT_WORDS)
+
+    def get_place(index: Value) -> Value:
+        return w.at(scratch, b.mul(index, _word(POINT_WORDS)))
+
+    def sum_up(index: Value, product: list[Value]) -> list[Value]:
+        w.store(point, _ZERO, _ONE, _ONE, _ZERO)
+        table = b.inttoptr(b.load(w.at(tables, index)), _WORDS)
+        factors = w.at(numbers, b.mul(index, _word(8)))
+        b.call(add_product, [point, table, factors])
+        b.call(add_product, [point, base_table, w.at(factors, 4)])
+        x, y, z = (w.load(point, place) for place in range(3))
+        w.store(get_place(index), x, y, z, product)
+        return w.multiply(product, z)
+
+    w.store(point, w.repeat(count, _ONE, sum_up))
+    b.call(invert, [point, point])
+
+    def compare(step: Value, inverse: list[Value]) -> list[Value]:
+        index = b.sub(b.sub(count, _word(1)), step)
+        x, y, z, product = (w.load(get_place(index), place) for place in range(4))
+        own = w.multiply(inverse, product)
+        sign = b.shl(w.reduce(w.multiply(x, own)), ir.Constant(_NUMBER, 255))
+        encoding = b.or_(w.reduce(w.multiply(y, own)), sign)
+        is_same = b.icmp_unsigned(
+            "==", encoding, w.load_number(w.at(encodings, b.mul(index, _word(4))))
+        )
+        factor = w.load_number(w.at(numbers, b.add(b.mul(index, _word(8)), _word(4))))
+        is_canonical = b.icmp_unsigned("<", factor, ir.Constant(_NUMBER, GROUP_ORDER))
+        b.store(b.zext(b.and_(is_same, is_canonical), _BYTE), w.at(verdicts, index))
+        return w.multiply(inverse, z)
+
+    w.repeat(count, w.load(point, 0), compare)
+    b.ret_void()

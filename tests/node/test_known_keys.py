@@ -1,0 +1,320 @@
+"""Signatures of known keys: the library's verdicts, whichever way they are found."""
+
+import ctypes
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nacl.signing import SigningKey
+
+from atpar.ledger import keys as rule
+from atpar.ledger.keys import GROUP_ORDER
+from atpar.node import known_keys
+from atpar.node.curve_code import POINT_WORDS, CurveCode, compile_curve_code
+from atpar.node.known_keys import KnownKeys
+from atpar.node.limits import KEY_USES_FOR_TABLE
+from atpar.node.table_checker import TableChecker, compare_with_library, make_checker
+from tests.ledger import curve
+
+VECTORS = Path(__file__).parents[1] / "vectors" / "zip215.json"
+SIGNERS = [SigningKey(bytes([number]) * 32) for number in range(1, 7)]
+KEYS = [bytes(signer.verify_key) for signer in SIGNERS]
+
+
+@pytest.fixture(scope="module")
+def checker() -> TableChecker:
+    return make_checker()
+
+
+def make_ready(checker: TableChecker, **limits: int) -> KnownKeys:
+    """Return known keys whose code is there and whose tables come with the first use."""
+    known = KnownKeys(uses_for_table=1, make_checker=lambda: checker, **limits)
+    verify(known, [sign(0)])
+    known.wait_prepared()
+    return known
+
+
+def sign(signer: int, message: bytes = b"pay") -> tuple[bytes, bytes, bytes]:
+    return KEYS[signer], message, SIGNERS[signer].sign(message).signature
+
+
+def verify(known: KnownKeys, triples: list[tuple[bytes, bytes, bytes]]) -> list[bool]:
+    return known.verify_columns(*zip(*triples, strict=True))
+
+
+def judge(triples: list[tuple[bytes, bytes, bytes]]) -> list[bool]:
+    return rule.verify_columns(*zip(*triples, strict=True))
+
+
+# ---- the arithmetic, against plain integers
+
+
+def compute_sums(
+    checker: TableChecker, code: CurveCode, rows: list[tuple[curve.Point, int, int, bytes]]
+) -> list[bool]:
+    """Return for each (point, k, s, encoding) whether s B - k point is what is encoded."""
+    tables = [checker.build_negative(point) for point, _, _, _ in rows]
+    base = checker.build(curve.BASE)
+    scratch = (ctypes.c_uint64 * (POINT_WORDS * len(rows)))()
+    verdicts = (ctypes.c_uint8 * len(rows))(*[7] * len(rows))
+    code.check(
+        len(rows),
+        base.address,
+        b"".join(table.address.to_bytes(8, "little") for table in tables),
+        b"".join(n.to_bytes(32, "little") for _, k, s, _ in rows for n in (k, s)),
+        b"".join(encoding for _, _, _, encoding in rows),
+        ctypes.addressof(scratch),
+        ctypes.addressof(verdicts),
+    )
+    assert set(verdicts) <= {0, 1}
+    return list(map(bool, verdicts))
+
+
+def expect(point: curve.Point, k: int, s: int) -> bytes:
+    negative = (-point[0] % curve.P, point[1])
+    return curve.encode_point(curve.add(curve.multiply(s, curve.BASE), curve.multiply(k, negative)))
+
+
+EDGES = [
+    0,
+    1,
+    63,
+    64,
+    65,
+    127,
+    128,
+    2**127,
+    2**252,
+    2**252 - 1,
+    GROUP_ORDER - 1,
+    GROUP_ORDER // 2,
+    sum(64 << 7 * window for window in range(36)),  # every digit at the edge of its sign
+    sum(65 << 7 * window for window in range(36)),  # every digit negative, each with a carry
+]
+
+
+def test_sums_at_the_edges_of_digits_and_numbers(checker: TableChecker) -> None:
+    code = compile_curve_code()
+    point = curve.multiply(12345, curve.BASE)
+    rows = [(point, k, s, expect(point, k, s)) for k in EDGES for s in EDGES]
+    assert compute_sums(checker, code, rows) == [True] * len(rows)
+
+
+def test_sums_of_random_numbers_and_of_points_of_every_order(checker: TableChecker) -> None:
+    rng = random.Random(5)
+    code = compile_curve_code()
+    points = [
+        curve.add(curve.multiply(rng.randrange(GROUP_ORDER), curve.BASE), torsion)
+        for torsion in curve.TORSION
+    ]
+    points += [*curve.TORSION, curve.BASE]
+    rows = []
+    for point in points:
+        for _ in range(6):
+            k, s = rng.randrange(GROUP_ORDER), rng.randrange(GROUP_ORDER)
+            rows.append((point, k, s, expect(point, k, s)))
+    assert compute_sums(checker, code, rows) == [True] * len(rows)
+
+
+def test_any_altered_bit_of_the_encoding_is_noticed(checker: TableChecker) -> None:
+    code = compile_curve_code()
+    point = curve.multiply(77, curve.BASE)
+    right = int.from_bytes(expect(point, 5, 9), "little")
+    rows = [(point, 5, 9, (right ^ 1 << bit).to_bytes(32, "little")) for bit in range(256)]
+    assert not any(compute_sums(checker, code, rows))
+
+
+def test_s_is_below_the_order_or_not_confirmed(checker: TableChecker) -> None:
+    code = compile_curve_code()
+    point = curve.multiply(77, curve.BASE)
+    encoding = expect(point, 5, 9)
+    rows = [(point, 5, 9 + more * GROUP_ORDER, encoding) for more in (0, 1, 7, 14)]
+    assert compute_sums(checker, code, rows) == [True, False, False, False]
+    last = GROUP_ORDER - 1
+    rows = [(point, 5, last + more, expect(point, 5, last + more)) for more in (0, 1)]
+    assert compute_sums(checker, code, rows) == [True, False]
+
+
+# ---- the rule
+
+
+def test_verdicts_of_all_zip215_vectors_are_the_librarys(checker: TableChecker) -> None:
+    cases = json.loads(VECTORS.read_text())
+    triples = [tuple(bytes.fromhex(c[n]) for n in ("key", "message", "signature")) for c in cases]
+    known = make_ready(checker)
+    assert len(triples) > 196
+    assert verify(known, triples) == verify(known, triples) == judge(triples)
+
+
+@pytest.mark.parametrize("torsion_a", range(8))
+def test_crafted_signatures_with_torsion_are_valid_either_way(
+    checker: TableChecker, torsion_a: int
+) -> None:
+    known = make_ready(checker)
+    triples = []
+    for torsion_r in range(8):
+        key, signature = curve.sign_crafted(
+            11,
+            b"crafted",
+            nonce=13 + torsion_r,
+            torsion_a=curve.TORSION[torsion_a],
+            torsion_r=curve.TORSION[torsion_r],
+        )
+        triples.append((key, b"crafted", signature))
+    assert verify(known, triples) == [True] * 8
+    assert known.has_table(key)
+
+
+def test_an_altered_signature_spoils_no_other(checker: TableChecker) -> None:
+    known = make_ready(checker)
+    triples = [sign(number % 6, b"%d" % number) for number in range(64)]
+    key, message, signature = triples[17]
+    triples[17] = key, message, signature[:40] + bytes([signature[40] ^ 1]) + signature[41:]
+    assert verify(known, triples) == [number != 17 for number in range(64)]
+
+
+def test_malformed_entries_are_invalid_and_spoil_no_other(checker: TableChecker) -> None:
+    known = make_ready(checker)
+    key, message, signature = sign(1)
+    triples = [
+        sign(0),
+        (key, message, signature[:-1]),
+        (key, message, signature + b"\0"),
+        (key, message, b""),
+        (key[:-1], message, signature),
+        (b"", message, signature),
+        (bytes([255]) * 32, message, signature),
+        sign(1),
+    ]
+    assert verify(known, triples) == [True, *[False] * 6, True]
+    assert verify(known, triples) == [True, *[False] * 6, True]
+
+
+@settings(deadline=None)
+@given(
+    signer=st.integers(0, 5),
+    message=st.binary(max_size=400),
+    place=st.integers(0, 95),
+    change=st.integers(0, 255),
+    other=st.binary(max_size=3),
+)
+def test_verdicts_are_the_librarys(
+    signer: int, message: bytes, place: int, change: int, other: bytes
+) -> None:
+    """One byte of key or signature, or the message, may be another."""
+    known = make_ready(make_cached_checker())
+    key, _, signature = sign(signer, message)
+    joined = bytearray(key + signature)
+    joined[place] ^= change
+    triples = [
+        (key, message, signature),
+        (bytes(joined[:32]), message, bytes(joined[32:])),
+        (key, message + other, signature),
+    ]
+    assert verify(known, triples) == verify(known, triples) == judge(triples)
+    assert known.verify_columns([key], [message], [signature]) == [True]
+
+
+def make_cached_checker() -> TableChecker:
+    """Hypothesis takes no module fixture for each example."""
+    if not _CHECKERS:
+        _CHECKERS.append(make_checker())
+    return _CHECKERS[0]
+
+
+_CHECKERS: list[TableChecker] = []
+
+
+# ---- bounds
+
+
+def test_a_key_earns_its_table_with_the_last_of_its_first_uses(checker: TableChecker) -> None:
+    made = []
+    known = KnownKeys(make_checker=lambda: made.append(1) or checker)
+    assert verify(known, [sign(0)] * (KEY_USES_FOR_TABLE - 1)) == [True] * (KEY_USES_FOR_TABLE - 1)
+    known.wait_prepared()
+    assert (made, known.tables) == ([], 0)
+    verify(known, [sign(0)])
+    known.wait_prepared()
+    assert (made, known.tables) == ([1], 0)
+    verify(known, [sign(0)])
+    assert (made, known.tables) == ([1], 1)
+
+
+def test_the_least_recently_used_table_goes_when_one_more_comes(checker: TableChecker) -> None:
+    known = make_ready(checker, max_tables=3)
+    verify(known, [sign(0), sign(1), sign(2)])
+    assert known.tables == 3
+    verify(known, [sign(0)])
+    assert verify(known, [sign(3)]) == [True]
+    assert known.tables == 3
+    assert known.has_table(KEYS[0])
+    assert not known.has_table(KEYS[1])
+
+
+def test_the_count_of_the_key_not_seen_for_longest_is_forgotten(checker: TableChecker) -> None:
+    known = KnownKeys(uses_for_table=3, max_counted=2, make_checker=lambda: checker)
+    for signer in (0, 1, 0, 1):
+        verify(known, [sign(signer)])  # two are counted: at the limit
+    verify(known, [sign(2)])  # one past it: key 0 begins anew
+    verify(known, [sign(1)])
+    known.wait_prepared()
+    for signer in (0, 0, 1):
+        verify(known, [sign(signer)])
+    assert not known.has_table(KEYS[0])
+    assert known.has_table(KEYS[1])
+
+
+def test_keys_in_one_call_may_be_more_than_the_tables(checker: TableChecker) -> None:
+    known = make_ready(checker, max_tables=2)
+    triples = [sign(signer) for signer in range(6)]
+    assert verify(known, triples) == [True] * 6
+    assert known.tables == 2
+
+
+# ---- faults
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no code"), OSError("not allowed")])
+def test_without_code_the_library_judges_alone(error: Exception) -> None:
+    def fail() -> TableChecker:
+        raise error
+
+    known = KnownKeys(uses_for_table=1, make_checker=fail)
+    triples = [sign(0), sign(1), (KEYS[0], b"other", sign(0)[2])]
+    for _ in range(3):
+        assert verify(known, triples) == [True, True, False]
+        known.wait_prepared()
+    assert known.tables == 0
+
+
+def test_code_that_is_never_ready_delays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Never:
+        def __init__(self, **_: object) -> None:
+            self.started = 0
+
+        def start(self) -> None:
+            self.started += 1
+            assert self.started == 1
+
+    monkeypatch.setattr(known_keys.threading, "Thread", Never)
+    known = KnownKeys(uses_for_table=1)
+    for _ in range(3):
+        assert verify(known, [sign(0)]) == [True]
+
+
+@pytest.mark.parametrize("answer", [0, 1])
+def test_code_that_answers_otherwise_than_the_library_is_not_used(answer: int) -> None:
+    honest = compile_curve_code()
+
+    def check(count: int, *arguments: object) -> None:
+        address = arguments[-1]
+        assert isinstance(address, int)
+        ctypes.memset(address, answer, count)
+
+    liar = TableChecker(CurveCode(build=honest.build, check=check, engine=None))
+    with pytest.raises(RuntimeError, match="does not give the library's verdicts"):
+        compare_with_library(liar)
