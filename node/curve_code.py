@@ -8,9 +8,14 @@ library's time. What the answer is good for, and why a wrong one could let nothi
 `known_keys.py`; this module is arithmetic alone.
 
 **Numbers** modulo p = 2^255 - 19 are five limbs of 51 bits, least first, each in 64 bits with room
-above. "Narrow" limbs are below 2^51 + 2^13, as products are; sums and differences of two narrow
-numbers are below 2^53.6. A product may be taken of two numbers of which one is below 2^54 and the
-other below 2^53.7: then each of its five sums is below 2^114.3 and its carry fits 64 bits.
+above. "Narrow" limbs are below 2^51 + 2^14, as products are; sums and differences of two narrow
+numbers are below 2^53.6. A scalar product may be taken of two numbers of which one is below 2^54
+and the other below 2^53.7: then each of its five sums is below 2^114.3 and its carry fits 64 bits.
+
+**Lanes.** Where the processor multiplies eight times 52 bits at once (AVX-512 IFMA), the hot loop
+adds to eight points at a time, one signature in each lane; elsewhere to one. The code is the same
+but for the product (`_LaneWriter`) and for how entries come from the tables. That instruction
+looks at 52 bits only, so there factors are narrow, and `tidy` makes sums so.
 
 **Points** are (X, Y, Z, T) with x = X/Z, y = Y/Z, T = XY/Z on -x^2 + y^2 = 1 + d x^2 y^2. The law
 of addition used is complete: no pair of points is an exception, whatever their order.
@@ -25,9 +30,9 @@ on the data, and keys that sign never come near.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final
 
 import llvmlite.binding as llvm
@@ -43,7 +48,11 @@ ENTRY_WORDS: Final = 16
 ROW_WORDS: Final = (HALF + 1) * ENTRY_WORDS
 TABLE_WORDS: Final = WINDOWS * ROW_WORDS
 POINT_WORDS: Final = 20
+SCRATCH_WORDS: Final = POINT_WORDS + 2 * WINDOWS
+"""For each point of a call: its coordinates and its digits."""
 BUILD_SCRATCH_WORDS: Final = (2 * HALF + 1) * POINT_WORDS
+DIGITS: Final = 2 * WINDOWS
+"""Of the two factors of a sum."""
 ALIGNMENT: Final = 128
 
 assert WINDOW_BITS * WINDOWS > 253 + 1, "the last digit of a number below the order has no carry"
@@ -53,12 +62,15 @@ _MASK: Final = 2**_LIMB_BITS - 1
 _FOUR_PRIMES: Final = (2**53 - 76, *[2**53 - 4] * 4)
 """4 p: added before a subtraction, so that no limb falls below zero."""
 
-_BIT = ir.IntType(1)
 _BYTE = ir.IntType(8)
 _WORD = ir.IntType(64)
 _WIDE = ir.IntType(128)
 _NUMBER = ir.IntType(256)
 _WORDS = _WORD.as_pointer()
+_LANES: Final = 8
+_LANE_WORDS = ir.VectorType(_WORD, _LANES)
+_NEGATIVE: Final = 1 << 63
+"""Set in a digit that stands for a subtraction."""
 _LIMBS = ir.LiteralStructType([_WORD] * 5)
 
 Value = Any
@@ -81,22 +93,30 @@ class CurveCode:
     """(count, table of B, tables of -A, k and s of each, R of each, scratch, verdicts).
 
     Verdict i is 1 if s is below the group's order and the encoding of s B - k A is R, else 0.
-    At least one; scratch has POINT_WORDS for each.
+    A multiple of `lanes`, at least one; scratch has SCRATCH_WORDS for each.
     """
+    lanes: int
     engine: object
     """Keeps the code in memory."""
 
 
-@cache
-def compile_curve_code() -> CurveCode:
+def count_lanes() -> int:
+    """Return how many points this processor adds to at once."""
+    return _LANES if llvm.get_host_cpu_features().get("avx512ifma") else 1
+
+
+@functools.cache
+def compile_curve_code(lanes: int) -> CurveCode:
     """Return the machine code for this processor. Takes a few tenths of a second, once a process.
+
+    `lanes` is 1 or `count_lanes()`.
 
     Raises:
         RuntimeError: LLVM cannot make code here.
     """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    module = llvm.parse_assembly(write_module())
+    module = llvm.parse_assembly(write_module(lanes))
     module.verify()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
@@ -109,6 +129,7 @@ def compile_curve_code() -> CurveCode:
     return CurveCode(
         build=build(engine.get_function_address("build")),
         check=check(engine.get_function_address("check")),
+        lanes=lanes,
         engine=engine,
     )
 
@@ -118,13 +139,13 @@ def pack_point(point: Point) -> bytes:
     return b"".join(limb.to_bytes(8, "little") for each in point for limb in _split(each))
 
 
-def write_module() -> str:
+def write_module(lanes: int) -> str:
     """Return the two functions in LLVM's language."""
     module = ir.Module("curve")
     multiply = _write_multiply(module)
     invert = _write_invert(module, multiply)
     _write_build(module, multiply, invert)
-    _write_check(module, multiply, invert, _write_add_product(module))
+    _write_check(module, multiply, invert, lanes)
     return str(module)
 
 
@@ -149,9 +170,10 @@ class _Writer:
         """Return the pointer so many words further on."""
         return self.b.gep(pointer, [_word(words) if isinstance(words, int) else words])
 
-    def load(self, pointer: Value, number: int) -> Element:
-        """Return one of the elements that stand one after the other."""
-        return [self.b.load(self.at(pointer, 5 * number + limb)) for limb in range(5)]
+    def load(self, pointer: Value, number: int, *, stride: int = 1) -> Element:
+        """Return one of the elements that stand in a row, a limb every `stride` words."""
+        places = [(5 * number + limb) * stride for limb in range(5)]
+        return [self.b.load(self.at(pointer, place)) for place in places]
 
     def store(self, pointer: Value, *elements: Element) -> None:
         """Write elements one after the other."""
@@ -194,6 +216,14 @@ class _Writer:
 
     # ---- the field
 
+    def fill(self, number: int) -> Value:
+        """Return a constant as one limb is held."""
+        return _word(number)
+
+    def constant(self, number: int) -> Element:
+        """Return a constant as an element."""
+        return [self.fill(limb) for limb in _split(number)]
+
     def add(self, one: Element, other: Element) -> Element:
         """Return a sum, not reduced."""
         return [self.b.add(a, c) for a, c in zip(one, other, strict=True)]
@@ -201,7 +231,7 @@ class _Writer:
     def subtract(self, one: Element, other: Element) -> Element:
         """Return a difference, not reduced. The other is narrow."""
         return [
-            self.b.sub(self.b.add(a, _word(more)), c)
+            self.b.sub(self.b.add(a, self.fill(more)), c)
             for a, c, more in zip(one, other, _FOUR_PRIMES, strict=True)
         ]
 
@@ -214,36 +244,13 @@ class _Writer:
         product = self.b.call(self._multiply, [*one, *other])
         return [self.b.extract_value(product, limb) for limb in range(5)]
 
-    def multiply_here(self, one: Element, other: Element) -> Element:
-        """As `multiply`, written out in place."""
-        b = self.b
-        wide_one = [b.zext(limb, _WIDE) for limb in one]
-        wide_other = [b.zext(limb, _WIDE) for limb in other]
-        # 2^255 = 19, so a product of limbs whose places pass the top comes back times 19.
-        folded = [b.zext(b.mul(limb, _word(19)), _WIDE) for limb in other]
-        sums = []
-        for place in range(5):
-            products = [
-                b.mul(wide_one[i], wide_other[place - i] if i <= place else folded[place - i + 5])
-                for i in range(5)
-            ]
-            total = products[0]
-            for product in products[1:]:
-                total = b.add(total, product)
-            sums.append(total)
-        return self._carry(sums)
-
-    def _carry(self, sums: list[Value]) -> Element:
-        """Return five sums of products as a narrow number."""
-        b, limbs, carry = self.b, [], _word(0)
-        for total in sums:
-            carried = b.add(total, b.zext(carry, _WIDE))
-            limbs.append(b.and_(b.trunc(carried, _WORD), _word(_MASK)))
-            carry = b.trunc(b.lshr(carried, ir.Constant(_WIDE, _LIMB_BITS)), _WORD)
-        limbs[0] = b.add(limbs[0], b.mul(carry, _word(19)))
-        limbs[1] = b.add(limbs[1], b.lshr(limbs[0], _word(_LIMB_BITS)))
-        limbs[0] = b.and_(limbs[0], _word(_MASK))
-        return limbs
+    def tidy(self, element: Element) -> Element:
+        """Return a sum or difference with narrow limbs."""
+        b, mask, bits = self.b, self.fill(_MASK), self.fill(_LIMB_BITS)
+        over = [b.lshr(limb, bits) for limb in element]
+        kept = [b.and_(limb, mask) for limb in element]
+        from_top = b.mul(over[4], self.fill(19))
+        return [b.add(a, c) for a, c in zip(kept, [from_top, *over[:4]], strict=True)]
 
     def square(self, element: Element, times: int) -> Element:
         """Return an element squared so many times."""
@@ -277,31 +284,165 @@ class _Writer:
 
     # ---- the curve
 
-    def add_multiple(
-        self,
-        point: Extended,
-        multiple: Multiple,
-        multiply: Callable[[Element, Element], Element] | None = None,
-    ) -> Extended:
-        """Return the sum of a point with narrow coordinates and a table's multiple."""
-        times = multiply or self.multiply
+    def add_multiple(self, point: Extended, multiple: Multiple, is_negative: Value) -> Extended:
+        """Return a point with narrow coordinates plus, or minus, a table's multiple."""
         x, y, z, t = point
         y_plus_x, y_minus_x, xy2d = multiple
-        a = times(self.subtract(y, x), y_minus_x)
-        b = times(self.add(y, x), y_plus_x)
-        c = times(t, xy2d)
-        d = self.add(z, z)
-        e, f, g, h = self.subtract(b, a), self.subtract(d, c), self.add(d, c), self.add(b, a)
-        return times(e, f), times(g, h), times(f, g), times(e, h)
+        a = self.multiply(
+            self.tidy(self.subtract(y, x)), self.select(is_negative, y_plus_x, y_minus_x)
+        )
+        b = self.multiply(self.tidy(self.add(y, x)), self.select(is_negative, y_minus_x, y_plus_x))
+        c, d = self.multiply(t, xy2d), self.add(z, z)
+        less, more = self.tidy(self.subtract(d, c)), self.tidy(self.add(d, c))
+        e, h = self.tidy(self.subtract(b, a)), self.tidy(self.add(b, a))
+        f, g = self.select(is_negative, more, less), self.select(is_negative, less, more)
+        return self.multiply(e, f), self.multiply(g, h), self.multiply(f, g), self.multiply(e, h)
 
     def make_multiple(self, x: Element, y: Element) -> Multiple:
-        """Return an affine point as it stands in a table."""
-        xy2d = self.multiply(self.multiply(x, y), _constant(2 * CURVE_D % FIELD_PRIME))
-        return self.add(y, x), self.subtract(y, x), xy2d
+        """Return an affine point as it stands in a table, narrow."""
+        xy2d = self.multiply(self.multiply(x, y), self.constant(2 * CURVE_D % FIELD_PRIME))
+        return self.tidy(self.add(y, x)), self.tidy(self.subtract(y, x)), xy2d
 
 
-def _constant(number: int) -> Element:
-    return [_word(limb) for limb in _split(number)]
+class _HotWriter(_Writer):
+    """Writes the loop that all the time goes into, for one point: products stand in place."""
+
+    lanes = 1
+
+    def multiply(self, one: Element, other: Element) -> Element:
+        """Return a product, narrow."""
+        b = self.b
+        wide_one = [b.zext(limb, _WIDE) for limb in one]
+        wide_other = [b.zext(limb, _WIDE) for limb in other]
+        # 2^255 = 19, so a product of limbs whose places pass the top comes back times 19.
+        folded = [b.zext(b.mul(limb, _word(19)), _WIDE) for limb in other]
+        sums = [
+            self._sum(
+                b.mul(wide_one[i], wide_other[place - i] if i <= place else folded[place - i + 5])
+                for i in range(5)
+            )
+            for place in range(5)
+        ]
+        return self._carry(sums)
+
+    def tidy(self, element: Element) -> Element:
+        """Return it as it is: sums of 128 bits have the room."""
+        return element
+
+    def load_entry(self, tables: Value, offsets: Value) -> Multiple:
+        """Return the multiple that stands so many words from the start of the table."""
+        entry = self.at(self.b.inttoptr(tables, _WORDS), offsets)
+        return self.load(entry, 0), self.load(entry, 1), self.load(entry, 2)
+
+    def load_lanes(self, pointer: Value) -> Value:
+        """Return one word for each lane."""
+        return self.b.load(pointer)
+
+    def store_lanes(self, value: Value, pointer: Value) -> None:
+        """Write one word for each lane."""
+        self.b.store(value, pointer)
+
+    def _sum(self, terms: Iterable[Value]) -> Value:
+        return functools.reduce(self.b.add, terms)
+
+    def _carry(self, sums: list[Value]) -> Element:
+        """Return five sums of products as a narrow number."""
+        b, limbs, carry = self.b, [], _word(0)
+        for total in sums:
+            carried = b.add(total, b.zext(carry, _WIDE))
+            limbs.append(b.and_(b.trunc(carried, _WORD), _word(_MASK)))
+            carry = b.trunc(b.lshr(carried, ir.Constant(_WIDE, _LIMB_BITS)), _WORD)
+        limbs[0] = b.add(limbs[0], b.mul(carry, _word(19)))
+        limbs[1] = b.add(limbs[1], b.lshr(limbs[0], _word(_LIMB_BITS)))
+        limbs[0] = b.and_(limbs[0], _word(_MASK))
+        return limbs
+
+
+class _LaneWriter(_HotWriter):
+    """The same for eight points at once: every limb is a vector with a word for each."""
+
+    lanes = _LANES
+
+    def __init__(self, function: Value) -> None:
+        super().__init__(function)
+        kind = ir.FunctionType(_LANE_WORDS, [_LANE_WORDS] * 3)
+        module = function.module
+        self._low = module.declare_intrinsic("llvm.x86.avx512.vpmadd52l.uq.512", fnty=kind)
+        self._high = module.declare_intrinsic("llvm.x86.avx512.vpmadd52h.uq.512", fnty=kind)
+
+    def fill(self, number: int) -> Value:
+        """Return a constant in every lane."""
+        return ir.Constant(_LANE_WORDS, [number] * _LANES)
+
+    def multiply(self, one: Element, other: Element) -> Element:
+        """Return a product, narrow, of two narrow numbers.
+
+        A product of limbs has 52 low bits, and high ones that count double at the next place. Ten
+        places hold less than 2^55.9 each, 20 times that are below 2^60.3, and one round of
+        carries, at most 19 x 2^9.3, leaves limbs below 2^51 + 2^13.6.
+        """
+        b, zero = self.b, self.fill(0)
+        low, high = [zero] * 10, [zero] * 10
+        for i, limb in enumerate(one):
+            for j, factor in enumerate(other):
+                low[i + j] = b.call(self._low, [low[i + j], limb, factor])
+                high[i + j + 1] = b.call(self._high, [high[i + j + 1], limb, factor])
+        places = [b.add(a, b.add(c, c)) for a, c in zip(low, high, strict=True)]
+        return self.tidy(
+            [b.add(a, self._times_19(c)) for a, c in zip(places[:5], places[5:], strict=True)]
+        )
+
+    def tidy(self, element: Element) -> Element:
+        """Return limbs below 2^60.3 as a narrow number."""
+        b, mask, bits = self.b, self.fill(_MASK), self.fill(_LIMB_BITS)
+        over = [b.lshr(limb, bits) for limb in element]
+        kept = [b.and_(limb, mask) for limb in element]
+        carries = [self._times_19(over[4]), *over[:4]]
+        return [b.add(a, c) for a, c in zip(kept, carries, strict=True)]
+
+    def load_entry(self, tables: Value, offsets: Value) -> Multiple:
+        """Return one multiple for each lane, each from its own table."""
+        halves: list[list[Value]] = [[], []]
+        addresses = self.b.add(tables, self.b.shl(offsets, self.fill(3)))
+        for lane in range(_LANES):
+            address = self.b.extract_element(addresses, ir.Constant(ir.IntType(32), lane))
+            entry = self.b.inttoptr(address, _LANE_WORDS.as_pointer())
+            for half, rows in enumerate(halves):
+                place = self.b.gep(entry, [_word(half)])
+                rows.append(self.b.load(place, align=_LANES * 8))
+        limbs = [limb for rows in halves for limb in self._transpose(rows)]
+        return limbs[:5], limbs[5:10], limbs[10:15]
+
+    def load_lanes(self, pointer: Value) -> Value:
+        """Return one word for each lane."""
+        return self.b.load(self.b.bitcast(pointer, _LANE_WORDS.as_pointer()), align=8)
+
+    def store_lanes(self, value: Value, pointer: Value) -> None:
+        """Write one word for each lane."""
+        self.b.store(value, self.b.bitcast(pointer, _LANE_WORDS.as_pointer()), align=8)
+
+    def _times_19(self, value: Value) -> Value:
+        """Return the product from shifts: there is no fast one of 64 bits."""
+        b = self.b
+        return b.add(b.add(value, b.shl(value, self.fill(1))), b.shl(value, self.fill(4)))
+
+    def _transpose(self, rows: list[Value]) -> list[Value]:
+        """Return eight vectors of which the n-th holds the n-th words of the given ones."""
+        rows = list(rows)
+        for step in (1, 2, 4):
+            for upper in (place for place in range(_LANES) if not place & step):
+                one, other = rows[upper], rows[upper + step]
+                rows[upper] = self._shuffle(
+                    one, other, [n if not n & step else _LANES + n - step for n in range(_LANES)]
+                )
+                rows[upper + step] = self._shuffle(
+                    one, other, [n + step if not n & step else _LANES + n for n in range(_LANES)]
+                )
+        return rows
+
+    def _shuffle(self, one: Value, other: Value, places: list[int]) -> Value:
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), places)
+        return self.b.shuffle_vector(one, other, mask)
 
 
 def _flatten(*elements: Element) -> list[Value]:
@@ -310,10 +451,6 @@ def _flatten(*elements: Element) -> list[Value]:
 
 def _group(values: Sequence[Value]) -> list[Element]:
     return [list(values[start : start + 5]) for start in range(0, len(values), 5)]
-
-
-_ZERO: Final = _constant(0)
-_ONE: Final = _constant(1)
 
 
 def _declare(
@@ -328,9 +465,9 @@ def _declare(
 def _write_multiply(module: Value) -> Value:
     """The product as a function, for where a call does not matter: it keeps the code short."""
     function = _declare(module, "multiply", [_WORD] * 10, result=_LIMBS, is_internal=True)
-    writer = _Writer(function)
+    writer = _HotWriter(function)
     product: Value = ir.Constant(_LIMBS, ir.Undefined)
-    for place, limb in enumerate(writer.multiply_here(*_group(function.args))):
+    for place, limb in enumerate(writer.multiply(*_group(function.args))):
         product = writer.b.insert_value(product, limb, place)
     writer.b.ret(product)
     return function
@@ -356,35 +493,57 @@ def _write_invert(module: Value, multiply: Value) -> Value:
     return function
 
 
-def _write_add_product(module: Value) -> Value:
-    """add_product(point, table, number): add the number times the table's point. The hot loop."""
-    function = _declare(module, "add_product", [_WORDS] * 3, result=ir.VoidType(), is_internal=True)
-    point, table, number = function.args
+def _write_recode(module: Value, lanes: int) -> Value:
+    """recode(number, digits): a factor's digits, lowest first, one every `lanes` words.
+
+    A digit is where its multiple stands in the table's row, in words, and _NEGATIVE if the multiple
+    is to be subtracted.
+    """
+    function = _declare(module, "recode", [_WORDS, _WORDS], result=ir.VoidType(), is_internal=True)
+    number, digits = function.args
     w = _Writer(function)
+    b = w.b
 
-    def add_digit(row: Value, carried: list[Value]) -> list[Value]:
-        """Take the lowest digit, from -HALF to HALF, and add its multiple."""
-        b, rest, carry = w.b, carried[0], carried[1]
-        x, y, z, t = _group(carried[2:])
-        low = b.and_(b.trunc(rest, _WORD), _word(2**WINDOW_BITS - 1))
-        digit = b.add(low, carry)
-        is_negative = b.icmp_unsigned(">", digit, _word(HALF))
-        size = b.select(is_negative, b.sub(_word(2**WINDOW_BITS), digit), digit)
-        offset = b.add(b.mul(row, _word(ROW_WORDS)), b.mul(size, _word(ENTRY_WORDS)))
-        entry = w.at(table, offset)
-        plus, minus, xy2d = (w.load(entry, place) for place in range(3))
-        multiple = (
-            w.select(is_negative, minus, plus),
-            w.select(is_negative, plus, minus),
-            w.select(is_negative, w.subtract(_ZERO, xy2d), xy2d),
-        )
-        total = w.add_multiple((x, y, z, t), multiple, w.multiply_here)
-        shifted = b.lshr(rest, ir.Constant(_NUMBER, WINDOW_BITS))
-        return [shifted, b.zext(is_negative, _WORD), *_flatten(*total)]
+    def take_digit(window: Value, carried: list[Value]) -> list[Value]:
+        """Take the lowest bits, as a number from -HALF to HALF and a carry."""
+        rest, carry = carried
+        bits = b.add(b.and_(b.trunc(rest, _WORD), _word(2**WINDOW_BITS - 1)), carry)
+        is_negative = b.icmp_unsigned(">", bits, _word(HALF))
+        size = b.select(is_negative, b.sub(_word(2**WINDOW_BITS), bits), bits)
+        place = b.add(b.mul(window, _word(ROW_WORDS)), b.mul(size, _word(ENTRY_WORDS)))
+        sign = b.select(is_negative, _word(_NEGATIVE), _word(0))
+        b.store(b.or_(place, sign), w.at(digits, b.mul(window, _word(lanes))))
+        return [b.lshr(rest, ir.Constant(_NUMBER, WINDOW_BITS)), b.zext(is_negative, _WORD)]
 
-    start = _flatten(*(w.load(point, place) for place in range(4)))
-    end = w.repeat(WINDOWS, [w.load_number(number), _word(0), *start], add_digit)
-    w.store(point, *_group(end[2:]))
+    w.repeat(WINDOWS, [w.load_number(number), _word(0)], take_digit)
+    b.ret_void()
+    return function
+
+
+def _write_sum_up(module: Value, lanes: int) -> Value:
+    """sum_up(points, tables, base tables, digits): s B - k A in each lane. The hot loop.
+
+    X, Y and Z of the points are written, one lane beside the other.
+    """
+    function = _declare(module, "sum_up", [_WORDS] * 4, result=ir.VoidType(), is_internal=True)
+    points, tables, base_tables, digits = function.args
+    w = _HotWriter(function) if lanes == 1 else _LaneWriter(function)
+
+    key_tables, base = w.load_lanes(tables), w.load_lanes(base_tables)
+
+    def add_digit(turn: Value, carried: list[Value]) -> list[Value]:
+        digit = w.load_lanes(w.at(digits, w.b.mul(turn, _word(lanes))))
+        is_negative = w.b.icmp_signed("<", digit, w.fill(0))
+        places = w.b.and_(digit, w.fill(_NEGATIVE - 1))
+        is_of_key = w.b.icmp_unsigned("<", turn, _word(WINDOWS))
+        multiple = w.load_entry(w.b.select(is_of_key, key_tables, base), places)
+        x, y, z, t = _group(carried)
+        return _flatten(*w.add_multiple((x, y, z, t), multiple, is_negative))
+
+    zero, one = w.constant(0), w.constant(1)
+    sums = w.repeat(DIGITS, _flatten(zero, one, one, zero), add_digit)
+    for place, limb in enumerate(sums[:15]):
+        w.store_lanes(limb, w.at(points, place * lanes))
     w.b.ret_void()
     return function
 
@@ -394,7 +553,9 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
     function = _declare(module, "build", [_WORDS] * 3, result=ir.VoidType(), is_internal=False)
     point, table, scratch = function.args
     w = _Writer(function, multiply)
+    zero, one = w.constant(0), w.constant(1)
     inverse = w.b.alloca(_WORD, 5)
+    never = ir.Constant(ir.IntType(1), 0)
 
     def get_place(multiple: Value) -> Value:
         return w.at(scratch, w.b.mul(multiple, _word(POINT_WORDS)))
@@ -404,15 +565,15 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
         x, y = _group(carried)
         first = w.make_multiple(x, y)
         entries = w.at(table, w.b.mul(row, _word(ROW_WORDS)))
-        w.store(entries, _ONE, _ONE, _ZERO)
+        w.store(entries, one, one, zero)
 
         def add_next(index: Value, carried: list[Value]) -> list[Value]:
             x, y, z, t, product = _group(carried)
             w.store(get_place(w.b.add(index, _word(1))), x, y, z, product)
-            total = w.add_multiple((x, y, z, t), first)
+            total = w.add_multiple((x, y, z, t), first, never)
             return _flatten(*total, w.multiply(product, z))
 
-        chain = w.repeat(2 * HALF, _flatten(x, y, _ONE, w.multiply(x, y), _ONE), add_next)
+        chain = w.repeat(2 * HALF, _flatten(x, y, one, w.multiply(x, y), one), add_next)
         w.store(inverse, _group(chain)[4])
         w.b.call(invert, [inverse, inverse])
 
@@ -440,8 +601,13 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
     w.b.ret_void()
 
 
-def _write_check(module: Value, multiply: Value, invert: Value, add_product: Value) -> None:
-    """check(...), see `CurveCode.check`: all sums, one inversion, all comparisons."""
+def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> None:
+    """check(...), see `CurveCode.check`: digits, sums, one inversion, comparisons.
+
+    In scratch stand the digits of a group of lanes, then the points of all, groups one after the
+    other, and last the product of all Z before each.
+    """
+    recode, sum_up = _write_recode(module, lanes), _write_sum_up(module, lanes)
     function = _declare(
         module,
         "check",
@@ -452,28 +618,45 @@ def _write_check(module: Value, multiply: Value, invert: Value, add_product: Val
     count, base_table, tables, numbers, encodings, scratch, verdicts = function.args
     w = _Writer(function, multiply)
     b = w.b
-    point = b.alloca(_WORD, POINT_WORDS)
+    one, inverse = w.constant(1), b.alloca(_WORD, 5)
+    base_tables = b.alloca(_WORD, lanes)
+    for lane in range(lanes):
+        b.store(b.ptrtoint(base_table, _WORD), w.at(base_tables, lane))
+    digits = scratch
+    points = w.at(digits, DIGITS * lanes)
+    products = w.at(points, b.mul(count, _word(15)))
 
-    def get_place(index: Value) -> Value:
-        return w.at(scratch, b.mul(index, _word(POINT_WORDS)))
+    def get_point(index: Value) -> Value:
+        group, lane = b.udiv(index, _word(lanes)), b.urem(index, _word(lanes))
+        return w.at(points, b.add(b.mul(group, _word(15 * lanes)), lane))
 
-    def sum_up(index: Value, product: list[Value]) -> list[Value]:
-        w.store(point, _ZERO, _ONE, _ONE, _ZERO)
-        table = b.inttoptr(b.load(w.at(tables, index)), _WORDS)
-        factors = w.at(numbers, b.mul(index, _word(8)))
-        b.call(add_product, [point, table, factors])
-        b.call(add_product, [point, base_table, w.at(factors, 4)])
-        x, y, z = (w.load(point, place) for place in range(3))
-        w.store(get_place(index), x, y, z, product)
-        return w.multiply(product, z)
+    def sum_group(group: Value, carried: list[Value]) -> list[Value]:
+        first = b.mul(group, _word(lanes))
 
-    w.store(point, w.repeat(count, _ONE, sum_up))
-    b.call(invert, [point, point])
+        def write_digits(lane: Value, carried: list[Value]) -> list[Value]:
+            factors = w.at(numbers, b.mul(b.add(first, lane), _word(8)))
+            own = w.at(digits, lane)
+            b.call(recode, [factors, own])
+            b.call(recode, [w.at(factors, 4), w.at(own, WINDOWS * lanes)])
+            return carried
+
+        w.repeat(lanes, [], write_digits)
+        b.call(sum_up, [get_point(first), w.at(tables, first), base_tables, digits])
+        return carried
+
+    w.repeat(b.udiv(count, _word(lanes)), [], sum_group)
+
+    def multiply_up(index: Value, product: list[Value]) -> list[Value]:
+        w.store(w.at(products, b.mul(index, _word(5))), product)
+        return w.multiply(product, w.load(get_point(index), 2, stride=lanes))
+
+    w.store(inverse, w.repeat(count, one, multiply_up))
+    b.call(invert, [inverse, inverse])
 
     def compare(step: Value, inverse: list[Value]) -> list[Value]:
         index = b.sub(b.sub(count, _word(1)), step)
-        x, y, z, product = (w.load(get_place(index), place) for place in range(4))
-        own = w.multiply(inverse, product)
+        x, y, z = (w.load(get_point(index), number, stride=lanes) for number in range(3))
+        own = w.multiply(inverse, w.load(w.at(products, b.mul(index, _word(5))), 0))
         sign = b.shl(w.reduce(w.multiply(x, own)), ir.Constant(_NUMBER, 255))
         encoding = b.or_(w.reduce(w.multiply(y, own)), sign)
         is_same = b.icmp_unsigned(
@@ -484,5 +667,5 @@ def _write_check(module: Value, multiply: Value, invert: Value, add_product: Val
         b.store(b.zext(b.and_(is_same, is_canonical), _BYTE), w.at(verdicts, index))
         return w.multiply(inverse, z)
 
-    w.repeat(count, w.load(point, 0), compare)
+    w.repeat(count, w.load(inverse, 0), compare)
     b.ret_void()

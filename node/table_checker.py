@@ -15,10 +15,11 @@ from atpar.ledger.keys import FIELD_PRIME, GROUP_ORDER, Point, decode_point, ver
 from atpar.node.curve_code import (
     ALIGNMENT,
     BUILD_SCRATCH_WORDS,
-    POINT_WORDS,
+    SCRATCH_WORDS,
     TABLE_WORDS,
     CurveCode,
     compile_curve_code,
+    count_lanes,
     pack_point,
 )
 
@@ -33,7 +34,7 @@ def make_checker() -> "TableChecker":
     Raises:
         RuntimeError: LLVM cannot make code here, or code that answers otherwise.
     """
-    checker = TableChecker(compile_curve_code())
+    checker = TableChecker(compile_curve_code(count_lanes()))
     compare_with_library(checker)
     return checker
 
@@ -85,19 +86,31 @@ class TableChecker:
             encodings.append(encoding)
             numbers.append(k.to_bytes(32, "little"))
             numbers.append(signature[32:])
+        addresses = [table.address for table in tables]
+        return self.compare(addresses, numbers, encodings)
+
+    def compare(
+        self, addresses: list[int], numbers: list[bytes], encodings: list[bytes]
+    ) -> list[bool]:
+        """Return for each table (of -A), k and s, and R whether s B - k A is encoded as R.
+
+        Not if s is the group's order or more. At least one.
+        """
         count = len(encodings)
-        scratch = (ctypes.c_uint64 * (POINT_WORDS * count))()
-        verdicts = (ctypes.c_uint8 * count)()
+        idle = -count % self._code.lanes  # these lanes do the first one's work again
+        room = count + idle
+        scratch = (ctypes.c_uint64 * (SCRATCH_WORDS * room))()
+        verdicts = (ctypes.c_uint8 * room)()
         self._code.check(
-            count,
+            room,
             self._base.address,
-            struct.pack(f"{count}Q", *[table.address for table in tables]),
-            b"".join(numbers),
-            b"".join(encodings),
+            struct.pack(f"{room}Q", *addresses, *addresses[:1] * idle),
+            b"".join((*numbers, *numbers[:2] * idle)),
+            b"".join((*encodings, *encodings[:1] * idle)),
             ctypes.addressof(scratch),
             ctypes.addressof(verdicts),
         )
-        return list(map(bool, verdicts))
+        return list(map(bool, verdicts[:count]))
 
 
 def compare_with_library(checker: TableChecker) -> None:

@@ -13,7 +13,7 @@ from nacl.signing import SigningKey
 from atpar.ledger import keys as rule
 from atpar.ledger.keys import GROUP_ORDER
 from atpar.node import known_keys
-from atpar.node.curve_code import POINT_WORDS, CurveCode, compile_curve_code
+from atpar.node.curve_code import CurveCode, compile_curve_code, count_lanes
 from atpar.node.known_keys import KnownKeys
 from atpar.node.limits import KEY_USES_FOR_TABLE
 from atpar.node.table_checker import TableChecker, compare_with_library, make_checker
@@ -24,9 +24,10 @@ SIGNERS = [SigningKey(bytes([number]) * 32) for number in range(1, 7)]
 KEYS = [bytes(signer.verify_key) for signer in SIGNERS]
 
 
-@pytest.fixture(scope="module")
-def checker() -> TableChecker:
-    return make_checker()
+@pytest.fixture(scope="module", params=sorted({1, count_lanes()}))
+def checker(request: pytest.FixtureRequest) -> TableChecker:
+    """With one lane, and with as many as the processor has."""
+    return TableChecker(compile_curve_code(request.param))
 
 
 def make_ready(checker: TableChecker, **limits: int) -> KnownKeys:
@@ -53,24 +54,15 @@ def judge(triples: list[tuple[bytes, bytes, bytes]]) -> list[bool]:
 
 
 def compute_sums(
-    checker: TableChecker, code: CurveCode, rows: list[tuple[curve.Point, int, int, bytes]]
+    checker: TableChecker, rows: list[tuple[curve.Point, int, int, bytes]]
 ) -> list[bool]:
     """Return for each (point, k, s, encoding) whether s B - k point is what is encoded."""
-    tables = [checker.build_negative(point) for point, _, _, _ in rows]
-    base = checker.build(curve.BASE)
-    scratch = (ctypes.c_uint64 * (POINT_WORDS * len(rows)))()
-    verdicts = (ctypes.c_uint8 * len(rows))(*[7] * len(rows))
-    code.check(
-        len(rows),
-        base.address,
-        b"".join(table.address.to_bytes(8, "little") for table in tables),
-        b"".join(n.to_bytes(32, "little") for _, k, s, _ in rows for n in (k, s)),
-        b"".join(encoding for _, _, _, encoding in rows),
-        ctypes.addressof(scratch),
-        ctypes.addressof(verdicts),
+    tables = {point: checker.build_negative(point) for point, _, _, _ in rows}
+    return checker.compare(
+        [tables[point].address for point, _, _, _ in rows],
+        [number.to_bytes(32, "little") for _, k, s, _ in rows for number in (k, s)],
+        [encoding for _, _, _, encoding in rows],
     )
-    assert set(verdicts) <= {0, 1}
-    return list(map(bool, verdicts))
 
 
 def expect(point: curve.Point, k: int, s: int) -> bytes:
@@ -97,15 +89,13 @@ EDGES = [
 
 
 def test_sums_at_the_edges_of_digits_and_numbers(checker: TableChecker) -> None:
-    code = compile_curve_code()
     point = curve.multiply(12345, curve.BASE)
     rows = [(point, k, s, expect(point, k, s)) for k in EDGES for s in EDGES]
-    assert compute_sums(checker, code, rows) == [True] * len(rows)
+    assert compute_sums(checker, rows) == [True] * len(rows)
 
 
 def test_sums_of_random_numbers_and_of_points_of_every_order(checker: TableChecker) -> None:
     rng = random.Random(5)
-    code = compile_curve_code()
     points = [
         curve.add(curve.multiply(rng.randrange(GROUP_ORDER), curve.BASE), torsion)
         for torsion in curve.TORSION
@@ -116,26 +106,24 @@ def test_sums_of_random_numbers_and_of_points_of_every_order(checker: TableCheck
         for _ in range(6):
             k, s = rng.randrange(GROUP_ORDER), rng.randrange(GROUP_ORDER)
             rows.append((point, k, s, expect(point, k, s)))
-    assert compute_sums(checker, code, rows) == [True] * len(rows)
+    assert compute_sums(checker, rows) == [True] * len(rows)
 
 
 def test_any_altered_bit_of_the_encoding_is_noticed(checker: TableChecker) -> None:
-    code = compile_curve_code()
     point = curve.multiply(77, curve.BASE)
     right = int.from_bytes(expect(point, 5, 9), "little")
     rows = [(point, 5, 9, (right ^ 1 << bit).to_bytes(32, "little")) for bit in range(256)]
-    assert not any(compute_sums(checker, code, rows))
+    assert not any(compute_sums(checker, rows))
 
 
 def test_s_is_below_the_order_or_not_confirmed(checker: TableChecker) -> None:
-    code = compile_curve_code()
     point = curve.multiply(77, curve.BASE)
     encoding = expect(point, 5, 9)
     rows = [(point, 5, 9 + more * GROUP_ORDER, encoding) for more in (0, 1, 7, 14)]
-    assert compute_sums(checker, code, rows) == [True, False, False, False]
+    assert compute_sums(checker, rows) == [True, False, False, False]
     last = GROUP_ORDER - 1
     rows = [(point, 5, last + more, expect(point, 5, last + more)) for more in (0, 1)]
-    assert compute_sums(checker, code, rows) == [True, False]
+    assert compute_sums(checker, rows) == [True, False]
 
 
 # ---- the rule
@@ -308,13 +296,13 @@ def test_code_that_is_never_ready_delays_nothing(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("answer", [0, 1])
 def test_code_that_answers_otherwise_than_the_library_is_not_used(answer: int) -> None:
-    honest = compile_curve_code()
+    honest = compile_curve_code(count_lanes())
 
     def check(count: int, *arguments: object) -> None:
         address = arguments[-1]
         assert isinstance(address, int)
         ctypes.memset(address, answer, count)
 
-    liar = TableChecker(CurveCode(build=honest.build, check=check, engine=None))
+    liar = TableChecker(CurveCode(build=honest.build, check=check, lanes=1, engine=None))
     with pytest.raises(RuntimeError, match="does not give the library's verdicts"):
         compare_with_library(liar)
