@@ -102,6 +102,9 @@ class Metrics:
         self.verify_worker_restarts = self._counter(
             "verify_worker_restarts", "Verification workers that died and were replaced."
         )
+        self.verify_key_tables = self._gauge(
+            "verify_key_tables", "Keys checked from tables in the node's own process."
+        )
         self.build_seconds = self._histogram(
             "build_seconds", "Building a block to propose.", WORK_BUCKETS_S
         )

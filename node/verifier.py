@@ -193,6 +193,7 @@ class Verifier:
         """Bring the gauges up to date; called before metrics are rendered."""
         for priority, count in self._signatures.items():
             self._metrics.queue_depth.labels(f"verify_{priority.name.lower()}").set(count)
+        self._metrics.verify_key_tables.set(self._known.tables)
 
     # ---- the backlog
 

@@ -139,6 +139,20 @@ MUTANTS = (
         (test("tests/ledger/test_batch.py"),),
     ),
     Mutant(
+        "known keys of which every signature is believed",
+        "node/known_keys.py",
+        "            verdicts[place] = is_confirmed\n",
+        "            verdicts[place] = is_confirmed or True\n",
+        (test("tests/node/test_known_keys.py"),),
+    ),
+    Mutant(
+        "sums whose sign of x is not compared",
+        "node/curve_code.py",
+        "        encoding = b.or_(w.reduce(w.multiply(y, own)), sign)\n",
+        "        encoding = b.or_(w.reduce(w.multiply(y, own)), b.and_(sign, ir.Constant(_NUMBER, 0)))\n",
+        (test("tests/node/test_known_keys.py"),),
+    ),
+    Mutant(
         "votes checked ahead of which every one is believed",
         "node/votes_ahead.py",
         "                if is_valid:\n",
