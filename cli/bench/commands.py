@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from atpar.cli.bench.report import Report, run_profiled, show
+from atpar.cli.bench.report import Report, Row, run_profiled, show
 from atpar.cli.context import State, output_options, pass_state
 from atpar.cli.errors import InternalProblem
 from atpar.cli.flamegraph import FOLDED, PICTURE
@@ -154,6 +154,9 @@ def pipeline_command(state: State, /, *, profile: Path | None, **options: int) -
               show_default=True, help="Transactions a second, one run for each.")  # fmt: skip
 @click.option("--duration", type=float, default=15.0, show_default=True)
 @click.option("--bulk", type=click.IntRange(1, 1_000), default=1, show_default=True)
+@click.option("--find-p99-ms", type=click.FloatRange(min=0, min_open=True), metavar="MS",
+              help="Instead of all rates: start at the first one and search the highest with a p99"
+                   " below this, nothing lost and nothing failed.")  # fmt: skip
 @profile_option
 @output_options
 @pass_state
@@ -162,33 +165,54 @@ def testnet_command(
     /,
     *,
     rates: Sequence[float],
-    duration: float,
-    bulk: int,
+    find_p99_ms: float | None,
     profile: Path | None,
+    **load: Any,
 ) -> int:
     """Four real validators under open-loop load, at one rate after the other.
 
     The flame graph shows the first validator during the last run.
 
-    Example: atpar bench testnet
+    Example: atpar bench testnet --rate 2000 --duration 60 --find-p99-ms 2000
     """
-    rows, worst = [], 0
-    for rate in rates:
-        state.output.note(f"{rate:g}/s for {duration:g} s ...")
-        code, found = _run_testnet(rate, duration=duration, bulk=bulk, profile=profile)
-        worst = max(worst, code)
-        latencies, spent = found.pop("finality_ms"), found.pop("processor_us")
-        found.pop("faults")
-        row = {"rate": rate, **found, **{f"{k}_ms": v for k, v in latencies.items()}}
-        rows.append({**row, **{f"processor_us_{name}": value for name, value in spent.items()}})
+    from atpar.cli.bench.search import find_highest_rate
+
+    rows: list[Row] = []
+    codes: list[int] = []
+
+    def run(rate: float) -> Row:
+        state.output.note(f"{rate:g}/s for {load['duration']:g} s ...")
+        code, row = _run_testnet(rate, profile=profile, **load)
+        codes.append(code)
+        rows.append(row)
+        return row
+
     notes = ["finality from the scheduled send to a receipt with a verified certificate"]
+    if find_p99_ms is None:
+        for rate in rates:
+            run(rate)
+        worst = max(codes)
+    else:
+        found = find_highest_rate(lambda rate: _holds(run(rate), find_p99_ms), start=rates[0])
+        said = "none of them" if found is None else f"{found:g}/s is the highest that"
+        notes.append(f"{said} held: p99 below {find_p99_ms:g} ms, nothing lost, nothing failed")
+        worst = 0 if found else InternalProblem.exit_code
     show(state.output, Report("testnet", rows, notes))
     return worst
 
 
+def _holds(row: Row, p99_ms: float) -> bool:
+    """Return whether a run kept every promise and was fast enough."""
+    sound = row["state_roots_equal"] is True and row["conservation"] is True
+    p99 = row["p99_ms"]
+    fast = isinstance(p99, float) and p99 < p99_ms
+    return sound and fast and row["lost"] == row["failed"] == 0
+
+
 def _run_testnet(
     rate: float, *, duration: float, bulk: int, profile: Path | None
-) -> tuple[int, dict[str, Any]]:
+) -> tuple[int, Row]:
+    """Return the exit code and the figures of one run."""
     command = [*ATPAR, "testnet", "run", "--json", "--rate", f"{rate}"]
     command += ["--duration", f"{duration}", "--bulk", f"{bulk}"]
     with tempfile.TemporaryDirectory(prefix="atpar-flames-") as folder:
@@ -207,7 +231,13 @@ def _run_testnet(
         ) from None
     if "finality_ms" not in found:
         raise InternalProblem(f"testnet run: {found}", advice="run it by itself")
-    return done.returncode, found
+    latencies, spent = found.pop("finality_ms"), found.pop("processor_us")
+    found.pop("faults")
+    row = {"rate": rate, **found, **{f"{k}_ms": v for k, v in latencies.items()}}
+    return done.returncode, {
+        **row,
+        **{f"processor_us_{name}": value for name, value in spent.items()},
+    }
 
 
 def _copy_if_there(source: Path, target: Path) -> None:

@@ -1,0 +1,32 @@
+"""The search for the highest rate that holds."""
+
+import pytest
+
+from atpar.cli.bench.search import CLOSE_ENOUGH, MAX_TRIALS, find_highest_rate
+
+
+@pytest.mark.parametrize("limit", [130.0, 999.0, 1_000.0, 1_001.0, 4_321.0, 9_000.0])
+def test_search_ends_close_below_the_limit(limit: float) -> None:
+    tried: list[float] = []
+
+    def holds(rate: float) -> bool:
+        tried.append(rate)
+        return rate <= limit
+
+    found = find_highest_rate(holds, start=1_000.0)
+    assert found == max(rate for rate in tried if rate <= limit)
+    assert limit / CLOSE_ENOUGH <= found <= limit
+    assert len(tried) == len(set(tried)) <= MAX_TRIALS
+
+
+def test_nothing_that_holds_is_none() -> None:
+    tried: list[float] = []
+    assert find_highest_rate(lambda rate: bool(tried.append(rate)), start=100.0) is None
+    assert len(tried) == MAX_TRIALS
+
+
+def test_a_machine_without_a_limit_ends_the_search() -> None:
+    tried: list[float] = []
+    found = find_highest_rate(lambda rate: not tried.append(rate), start=100.0)
+    assert len(tried) == MAX_TRIALS
+    assert found == tried[-1]
