@@ -279,7 +279,7 @@ class _Run:
             proposer=template.proposer,
             tx_count=len(self.transactions),
             tx_root=compute_root([tx.hash for tx in self.transactions]),
-            receipt_root=compute_root([encode(receipt) for receipt in self.receipts]),
+            receipt_root=compute_root(list(map(encode, self.receipts))),
             state_root=commit_state(self.overlay),
             validators_hash=compute_validators_hash(self.voters),
             next_validators_hash=compute_validators_hash(next_validators),
