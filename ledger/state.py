@@ -131,7 +131,10 @@ class Base:
 
     def get_node(self, key: bytes) -> bytes | None:
         """Return the encoded tree node under a key, or None."""
-        node: Any = self.nodes.get(TREE_NODES, key)
+        table = self.nodes.young.get(TREE_NODES)
+        node: Any = MISSING if table is None else table.get(key, MISSING)
+        if node is MISSING:
+            node = self.nodes.recall(TREE_NODES, key)
         if node is MISSING:
             node = self._backing.get(TREE_NODES, key)
             if node is not None:
