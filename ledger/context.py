@@ -33,6 +33,7 @@ class Context:
         "apply",
         "assets",
         "bundle_entry",
+        "ceilings",
         "chain_id",
         "departed",
         "height",
@@ -61,6 +62,8 @@ class Context:
         self.assets: dict[str, Asset] = {}
         self.suspensions: dict[str, bool] = {}
         """Participants, and whether they are suspended."""
+        self.ceilings: dict[bytes, int] = {}
+        """Balance's key -> below which amount its account pays as it likes, see `payments.py`."""
         self.receivers: dict[str, dict[str, bytes]] = {}
         """Asset code -> account id -> the balance's key, for accounts that can be credited as far
         as their account and participant go."""
@@ -77,11 +80,12 @@ class Context:
         self.op_index = 0
 
     def forget(self) -> None:
-        """Forget `assets`, `suspensions`, `receivers`, `payer`: what payments do not change.
+        """Forget from `assets` to `payer`: what payments look up and do not change.
 
         For everything that may change it: all other operations, and taking one back.
         """
         self.assets.clear()
+        self.ceilings.clear()
         self.suspensions.clear()
         self.receivers.clear()
         self.payer = None

@@ -116,7 +116,11 @@ def _pay_plainly(ctx: Context, ops: Sequence[Transfer], first: int) -> int:
     code, debtor = ops[first].asset, ops[first].debtor
     key = f"{code}|{debtor}".encode()
     balance = ctx.read_balance(key) or NO_BALANCE
-    ceiling = _find_ceiling(ctx, code, debtor, balance)
+    ceiling = ctx.ceilings.get(key)
+    if ceiling is None:
+        ceiling = ctx.ceilings[key] = _find_ceiling(ctx, code, debtor)
+    if balance.blocked or balance.frozen:
+        return first
     free, at = balance.posted - balance.held, first
     receivers = ctx.receivers.get(code)
     if receivers is None:
@@ -141,8 +145,8 @@ def _pay_plainly(ctx: Context, ops: Sequence[Transfer], first: int) -> int:
     return at
 
 
-def _find_ceiling(ctx: Context, code: str, account_id: str, balance: Balance) -> int:
-    """Return below which amount nothing but its funds can keep an account from paying.
+def _find_ceiling(ctx: Context, code: str, account_id: str) -> int:
+    """Return below which amount nothing but its balance can keep an account from paying.
 
     0 if nothing is so simple: there is a freeze, a pause, a limit, a tier; or no such account.
     """
@@ -156,8 +160,6 @@ def _find_ceiling(ctx: Context, code: str, account_id: str, balance: Balance) ->
         asset.paused & _PAUSE_TRANSFER
         or asset.limits
         or terms.min_kyc_tier
-        or balance.blocked
-        or balance.frozen
         or account is None
         or account.blocked
         or account.status is _CLOSED
