@@ -11,9 +11,9 @@ from atpar.ledger.records import (
 from atpar.ledger.state import Overlay, View
 from atpar.ledger.tree import (
     AssetRow,
+    Change,
     SectionRoot,
     StateTable,
-    TreeChange,
     compute_asset_tree,
     compute_section_tree,
     compute_state_root,
@@ -29,28 +29,29 @@ def commit_state(overlay: Overlay) -> bytes:
     for section, tree in SECTION_TREES:
         table = overlay.tables.get(section.id)
         if table:
-            changes = [
-                TreeChange(key, None if record is None else encode(record))
+            written: list[Change] = [
+                (key, None if record is None else encode(record), 0)
                 for key, record in table.items()
             ]
-            update_tree(overlay, tree, changes)
+            update_tree(overlay, tree, written)
     for code, changes in _group_balances(overlay).items():
         update_tree(overlay, compute_asset_tree(code), changes)
     table_ = read_state_table(overlay)
     return compute_state_root(table_.sections, table_.assets)
 
 
-def _group_balances(overlay: Overlay) -> dict[str, list[TreeChange]]:
-    grouped: dict[str, list[TreeChange]] = {}
+def _group_balances(overlay: Overlay) -> dict[str, list[Change]]:
+    grouped: dict[bytes, list[Change]] = {}
     for key, record in overlay.tables.get(BALANCES.id, {}).items():
         asset, _, account = key.partition(b"|")
-        change = (
-            TreeChange(account, None)
-            if record is None
-            else TreeChange(account, encode(record), record.posted)
-        )
-        grouped.setdefault(asset.decode(), []).append(change)
-    return grouped
+        changes = grouped.get(asset)
+        if changes is None:
+            changes = grouped[asset] = []
+        if record is None:
+            changes.append((account, None, 0))
+        else:
+            changes.append((account, encode(record), record.posted))
+    return {asset.decode(): changes for asset, changes in grouped.items()}
 
 
 def read_state_table(view: View) -> StateTable:

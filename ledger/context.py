@@ -21,7 +21,7 @@ from atpar.ledger.records import (
     Balance,
     Posting,
 )
-from atpar.ledger.state import Overlay
+from atpar.ledger.state import Overlay, Reader
 from atpar.ledger.transactions import Transaction
 from atpar.ledger.types import ParticipantStatus
 
@@ -33,6 +33,7 @@ class Context:
         "apply",
         "assets",
         "bundle_entry",
+        "ceilings",
         "chain_id",
         "departed",
         "height",
@@ -41,6 +42,9 @@ class Context:
         "overlay",
         "payer",
         "postings",
+        "read_account",
+        "read_balance",
+        "receivers",
         "suspensions",
         "tx",
         "tx_index",
@@ -48,6 +52,8 @@ class Context:
 
     def __init__(self, overlay: Overlay, *, chain_id: bytes, height: int, now_ms: int) -> None:
         self.overlay = overlay
+        self.read_account: Reader[Account] = overlay.make_reader(ACCOUNTS)
+        self.read_balance: Reader[Balance] = overlay.make_reader(BALANCES)
         self.chain_id = chain_id
         self.height = height
         self.now_ms = now_ms
@@ -56,6 +62,11 @@ class Context:
         self.assets: dict[str, Asset] = {}
         self.suspensions: dict[str, bool] = {}
         """Participants, and whether they are suspended."""
+        self.ceilings: dict[bytes, int] = {}
+        """Balance's key -> below which amount its account pays as it likes, see `payments.py`."""
+        self.receivers: dict[str, dict[str, bytes]] = {}
+        """Asset code -> account id -> the balance's key, for accounts that can be credited as far
+        as their account and participant go."""
         self.payer: tuple[str, str, Asset, Account] | None = None
         """Account id, asset code and records of the last payment's debtor, who may pay."""
         self.departed: list[str] = []
@@ -69,12 +80,14 @@ class Context:
         self.op_index = 0
 
     def forget(self) -> None:
-        """Forget `assets`, `suspensions` and `payer`: what payments look up and do not change.
+        """Forget from `assets` to `payer`: what payments look up and do not change.
 
         For everything that may change it: all other operations, and taking one back.
         """
         self.assets.clear()
+        self.ceilings.clear()
         self.suspensions.clear()
+        self.receivers.clear()
         self.payer = None
 
     @property
@@ -144,7 +157,7 @@ def load_creditor(ctx: Context, account_id: str) -> Account:
     Raises:
         Refused: UNKNOWN_CREDITOR.
     """
-    account = ctx.overlay.get(ACCOUNTS, account_id.encode())
+    account = ctx.read_account(account_id.encode())
     if account is None:
         raise Refused(Code.UNKNOWN_CREDITOR, f"no account {account_id}")
     return account
@@ -156,7 +169,7 @@ def load_party(ctx: Context, account_id: str) -> Account:
     Raises:
         Refused: UNKNOWN_TARGET: governance can sign but holds no money.
     """
-    account = ctx.overlay.get(ACCOUNTS, account_id.encode())
+    account = ctx.read_account(account_id.encode())
     if account is None:
         raise Refused(Code.UNKNOWN_TARGET, f"{account_id} holds no money")
     return account
@@ -175,7 +188,7 @@ def is_suspended(ctx: Context, account_id: str) -> bool:
 
 def get_balance(ctx: Context, key: bytes) -> Balance:
     """Return the balance under a `balance_key`, zero when there is none."""
-    return ctx.overlay.get(BALANCES, key) or NO_BALANCE
+    return ctx.read_balance(key) or NO_BALANCE
 
 
 def put_balance(ctx: Context, key: bytes, balance: Balance) -> None:

@@ -7,9 +7,9 @@ builder leaves it out, the checker refuses the block.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from atpar.ledger.authority import check_entry, get_params, get_validators
+from atpar.ledger.authority import Unresolved, check_entry, get_params, get_validators
 from atpar.ledger.blocks import (
     HEADER_VERSION,
     Block,
@@ -78,7 +78,7 @@ from atpar.ledger.operations import (
     UpdateAccount,
     Void,
 )
-from atpar.ledger.payments import apply_transfer
+from atpar.ledger.payments import apply_own_payments, apply_transfer
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import PROPOSALS, Posting, identify_validators
 from atpar.ledger.state import Overlay, View
@@ -139,6 +139,19 @@ def _apply(context: Context, op: Operation) -> None:
     context.forget()
     APPLY[type(op)](context, op)
     context.forget()
+
+
+def _apply_each(context: Context, ops: Sequence[Operation], unresolved: Unresolved) -> None:
+    """Apply the operations of a transaction, in order.
+
+    Raises:
+        Refused: why the operation at `context.op_index` fails.
+    """
+    for index, op in enumerate(ops):
+        context.op_index = index
+        if index in unresolved:
+            raise unresolved[index]
+        _apply(context, op)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +236,12 @@ class _Run:
         context.tx = tx
         context.tx_index = len(self.transactions)
         posted = len(context.postings)
-        code, failed_op, index = 0, None, 0
+        code, failed_op = 0, None
         try:
-            for index, op in enumerate(body.ops):
-                if index in unresolved:
-                    raise unresolved[index]
-                context.op_index = index
-                _apply(context, op)
+            if tx.are_own_payments:
+                apply_own_payments(context, cast("tuple[Transfer, ...]", body.ops))
+            else:
+                _apply_each(context, body.ops, unresolved)
             if context.departed:
                 end_closing_accounts(context)
                 context.forget()
@@ -239,7 +251,7 @@ class _Run:
             context.departed.clear()
             context.forget()
             context.bundle_entry = None
-            code, failed_op = int(refusal.code), index
+            code, failed_op = int(refusal.code), context.op_index
         assert failed_op is None or code >= FIRST_RECEIPT_CODE, code
         self._ids.record(tx, context.tx_index)
         self._bytes += len(tx.raw) + TRANSACTION_OVERHEAD_BYTES
@@ -267,7 +279,7 @@ class _Run:
             proposer=template.proposer,
             tx_count=len(self.transactions),
             tx_root=compute_root([tx.hash for tx in self.transactions]),
-            receipt_root=compute_root([encode(receipt) for receipt in self.receipts]),
+            receipt_root=compute_root(list(map(encode, self.receipts))),
             state_root=commit_state(self.overlay),
             validators_hash=compute_validators_hash(self.voters),
             next_validators_hash=compute_validators_hash(next_validators),

@@ -12,20 +12,26 @@ from typing import Final
 
 from atpar.ledger.errors import ProofInvalid
 
+_begin_leaf: Final = sha256(b"\0").copy
+_begin_pair: Final = sha256(b"\1").copy
+"""Copies of a hash after its prefix: cheaper than putting the prefix in front of what follows."""
+
 EMPTY_ROOT: Final = sha256(b"").digest()
 """The root of no entries."""
 
 
 def compute_leaf_hash(entry: bytes) -> bytes:
     """Return the hash of one entry."""
-    return sha256(b"\0" + entry).digest()
+    running = _begin_leaf()
+    running.update(entry)
+    return running.digest()
 
 
 def compute_root(entries: Sequence[bytes]) -> bytes:
     """Return the 32-byte root over the entries, in order."""
     if not entries:
         return EMPTY_ROOT
-    level = [compute_leaf_hash(entry) for entry in entries]
+    level = list(map(compute_leaf_hash, entries))
     while len(level) > 1:
         level = _climb(level)
     return level[0]
@@ -38,7 +44,7 @@ def build_path(entries: Sequence[bytes], index: int) -> list[bytes]:
 
 def build_levels(entries: Sequence[bytes]) -> list[list[bytes]]:
     """Return the hashes of every level, entries first, the root last: for many paths of a tree."""
-    levels = [[compute_leaf_hash(entry) for entry in entries]]
+    levels = [list(map(compute_leaf_hash, entries))]
     while len(levels[-1]) > 1:
         levels.append(_climb(levels[-1]))
     return levels
@@ -62,9 +68,11 @@ def _climb(level: Sequence[bytes]) -> list[bytes]:
 
     The same tree as the RFC's recursion, which splits at the largest power of two below the size.
     """
-    above = [
-        sha256(b"\1" + level[at] + level[at + 1]).digest() for at in range(0, len(level) - 1, 2)
-    ]
+    above = []
+    for left, right in zip(level[::2], level[1::2], strict=False):
+        running = _begin_pair()
+        running.update(left + right)
+        above.append(running.digest())
     if len(level) % 2:
         above.append(level[-1])
     return above

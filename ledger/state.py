@@ -18,6 +18,7 @@ from atpar.ledger.cache import ENTRY_BYTES, MISSING, ByteCache
 from atpar.ledger.codec import Codec, encode
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _MISSING: Final = object()
 
@@ -78,6 +79,13 @@ class View(Protocol):
         """Return the encoded tree node under a key, or None."""
 
 
+class Reader(Protocol[T_co]):
+    """Reads one section, see `Overlay.make_reader`."""
+
+    def __call__(self, key: bytes, /) -> T_co | None:
+        """Return the record under a key, or None."""
+
+
 class Base:
     """The state of the last final block: a backing, decoded on demand and cached.
 
@@ -123,7 +131,10 @@ class Base:
 
     def get_node(self, key: bytes) -> bytes | None:
         """Return the encoded tree node under a key, or None."""
-        node: Any = self.nodes.get(TREE_NODES, key)
+        table = self.nodes.young.get(TREE_NODES)
+        node: Any = MISSING if table is None else table.get(key, MISSING)
+        if node is MISSING:
+            node = self.nodes.recall(TREE_NODES, key)
         if node is MISSING:
             node = self._backing.get(TREE_NODES, key)
             if node is not None:
@@ -178,6 +189,32 @@ class Overlay:
                 record: T | None = found
                 return record
         return self.parent.get(section, key)
+
+    def make_reader(self, section: Section[T]) -> Reader[T]:
+        """Return a function that does what `get` does for one section, for the hot path of a block.
+
+        It looks at once into the tables that hold the section, where `get` asks view after view.
+        So it counts on what lies below to stay as it is: it serves one block, and no longer.
+        """
+        own = self.tables.get(section.id)
+        if own is None:
+            own = self._add_table(section)
+        view, tables = self.parent, [own]
+        while isinstance(view, Overlay):
+            table = view.tables.get(section.id)
+            if table:
+                tables.append(table)
+            view = view.parent
+        get_below = view.get
+
+        def read(key: bytes) -> T | None:
+            for table in tables:
+                if key in table:
+                    record: T | None = table[key]
+                    return record
+            return get_below(section, key)
+
+        return read
 
     def put(self, section: Section[T], key: bytes, record: T) -> None:
         """Write a record."""

@@ -90,30 +90,48 @@ class BodyCodec(Codec[Body]):
         except DECODING_FAULTS:
             return super().decode(data)
         version, chain_id, sender, tx_id, valid_from_ms, valid_until_ms, entries = plain
-        ops = tuple([Transfer(*entry[1:]) for entry in entries])
         if (
             len(data) > self.max_bytes
             or encode(plain) != data
             or not (sender in ACCOUNT_ID.known or ACCOUNT_ID.admits(sender))
-            or not _have_forms(ops)
         ):
+            return super().decode(data)
+        ops = _make_transfers(entries)
+        if ops is None:
             return super().decode(data)
         return Body(version, chain_id, sender, tx_id, valid_from_ms, valid_until_ms, ops)
 
 
-def _have_forms(ops: Sequence[Transfer]) -> bool:
-    """Return whether every text of some payments has the form of its type."""
+def _make_transfers(entries: Sequence[tuple[Any, ...]]) -> tuple[Transfer, ...] | None:
+    """Return the payments of plain entries, or None if a text has not the form of its type."""
     assets, accounts = ASSET_CODE.known, ACCOUNT_ID.known
-    for op in ops:
+    ops = []
+    for entry in entries:
+        _tag, asset, debtor, creditor, amount, uetr, purpose, reference, returned, rule, ack = entry
         if not (
-            (op.asset in assets or ASSET_CODE.admits(op.asset))
-            and (op.debtor in accounts or ACCOUNT_ID.admits(op.debtor))
-            and (op.creditor in accounts or ACCOUNT_ID.admits(op.creditor))
-            and (not op.purpose or is_reference(op.purpose))
-            and (not op.reference or is_reference(op.reference))
+            (asset in assets or ASSET_CODE.admits(asset))
+            and (debtor in accounts or ACCOUNT_ID.admits(debtor))
+            and (creditor in accounts or ACCOUNT_ID.admits(creditor))
+            and (not purpose or is_reference(purpose))
+            and (not reference or is_reference(reference))
         ):
-            return False
-    return True
+            return None
+        # Positional, each by name: `*entry[1:]` takes half as long again.
+        ops.append(
+            Transfer(
+                asset,
+                debtor,
+                creditor,
+                amount,
+                uetr,
+                purpose,
+                reference,
+                returned,
+                rule,
+                ack,
+            )
+        )
+    return tuple(ops)
 
 
 ENVELOPE = Codec[Envelope](Envelope, name="envelope", max_bytes=MAX_TRANSACTION_BYTES)

@@ -91,6 +91,10 @@ class TreeChange(NamedTuple):
     """Minor units, 0 <= amount <= MAX_SUM; 0 outside balances, and for a deletion."""
 
 
+Change = tuple[bytes, bytes | None, int]
+"""A `TreeChange` without names, which takes a tenth of the time to make."""
+
+
 @dataclass(frozen=True, slots=True)
 class TreeRoot:
     """What a tree commits to: the root hash, and the sum of all amounts."""
@@ -145,7 +149,7 @@ nodes that the change can touch, and items sort by it.
 _get_path = itemgetter(0)
 
 
-def update_tree(overlay: Overlay, tree: bytes, changes: Iterable[TreeChange]) -> TreeRoot:
+def update_tree(overlay: Overlay, tree: bytes, changes: Iterable[Change]) -> TreeRoot:
     """Apply changes to a tree, write its nodes into the overlay, return the new root.
 
     Of several changes to one key the last counts; deleting an absent key does nothing.
@@ -159,23 +163,29 @@ def update_tree(overlay: Overlay, tree: bytes, changes: Iterable[TreeChange]) ->
     return _Update(overlay, tree, items).run()
 
 
-def _prepare(tree: bytes, changes: Iterable[TreeChange]) -> list[_Item]:
+def _prepare(tree: bytes, changes: Iterable[Change]) -> list[_Item]:
     """Hash keys and leaves, and sort by path."""
     if len(tree) > MAX_TREE_ID_BYTES:
         raise AssertionError(f"tree id {tree!r} has more than {MAX_TREE_ID_BYTES} bytes")
-    head, root_key = _compute_head(HashTag.LEAF, tree), _compute_node_key(tree)
+    # A copy of a hash after its prefix takes less than joining prefix and data.
+    begin_path = sha256(_KEY_PREFIX).copy
+    begin_leaf = sha256(_compute_head(HashTag.LEAF, tree)).copy
+    root_key = _compute_node_key(tree)
     items: list[_Item] = []
     for key, value, amount in changes:
         if not 1 <= len(key) <= MAX_TREE_KEY_BYTES:
             raise AssertionError(f"key of {len(key)} bytes, expected 1 to {MAX_TREE_KEY_BYTES}")
         if not 0 <= amount <= MAX_SUM:
             raise AssertionError(f"amount {amount} is outside 0..{MAX_SUM}")
-        path = root_key + sha256(_KEY_PREFIX + key).hexdigest().encode().translate(_NIBBLES)
+        running = begin_path()
+        running.update(key)
+        path = root_key + running.hexdigest().encode().translate(_NIBBLES)
         if value is None:
             items.append((path, None, 0, key))
         else:
-            digest = sha256(b"".join((head, _BYTE[len(key)], key, value))).digest()
-            items.append((path, digest, amount, key))
+            running = begin_leaf()
+            running.update(_BYTE[len(key)] + key + value)
+            items.append((path, running.digest(), amount, key))
     items.sort(key=_get_path)
     paths = [item[0] for item in items]
     if any(map(eq, paths, islice(paths, 1, None))):
@@ -184,15 +194,28 @@ def _prepare(tree: bytes, changes: Iterable[TreeChange]) -> list[_Item]:
     return items
 
 
-def _find_nodes(view: View, root_key: bytes) -> View:
-    """Return the uppermost view that can hold nodes of the tree.
+def _make_node_reader(view: View, root_key: bytes) -> Callable[[bytes], bytes | None]:
+    """Return a function that does what `view.get_node` does for the nodes of one tree.
 
     Every update writes the root node, so an overlay without it holds no node of the tree at all;
     asking it for each node would cost as much as finding the node.
     """
-    while isinstance(view, Overlay) and root_key not in view.nodes:
+    tables = []
+    while isinstance(view, Overlay):
+        if root_key in view.nodes:
+            tables.append(view.nodes)
         view = view.parent
-    return view
+    get_below = view.get_node
+    if not tables:
+        return get_below
+
+    def get_node(key: bytes) -> bytes | None:
+        for table in tables:
+            if key in table:
+                return table[key]
+        return get_below(key)
+
+    return get_node
 
 
 class _Update:
@@ -208,7 +231,7 @@ class _Update:
 
     def __init__(self, overlay: Overlay, tree: bytes, items: Sequence[_Item]) -> None:
         self._root_key = _compute_node_key(tree)
-        self._get_node = _find_nodes(overlay, self._root_key).get_node
+        self._get_node = _make_node_reader(overlay, self._root_key)
         self._nodes = overlay.nodes
         self._head = _compute_head(HashTag.NODE, tree)
         self._items = items
@@ -224,7 +247,7 @@ class _Update:
             if root is None:
                 child = self._rebuild(root_key, Opened({}), [(0, end)])
             else:
-                child = self._update_page(root_key, 0, end, compute_sum(root))
+                child = self._update_page(root_key, root, (0, end), compute_sum(root))
         except struct.error as error:
             raise AssertionError(f"a sum does not fit its slot: {error}") from error
         if child is None:
@@ -233,17 +256,16 @@ class _Update:
             raise AssertionError(f"sum {child[1]} is outside 0..{MAX_SUM}")
         return TreeRoot(child[0], child[1])
 
-    def _update_page(self, node_key: bytes, start: int, end: int, total: int) -> Child | None:
-        """Apply items[start:end], which all lie below the page of a node with this sum.
+    def _update_page(
+        self, node_key: bytes, data: bytes, span: tuple[int, int], total: int
+    ) -> Child | None:
+        """Apply a range of items, which all lie below a node with this page and this sum.
 
         Returns what now stands in its place; a page of its own is written, and has an empty form.
         """
-        data = self._get_node(node_key)
-        if data is None:
-            raise AssertionError(f"node missing at {node_key!r}")
         page = bytearray(data)
         odd: list[tuple[int, int]] = []
-        total += self._patch(page, 0, len(node_key), start, end, odd)
+        total += self._patch(page, 0, len(node_key), *span, odd)
         if odd:
             return self._rebuild(node_key, open_node(page, 0), odd)
         self._nodes[node_key] = changed = bytes(page)
@@ -301,44 +323,66 @@ class _Update:
         return delta
 
     def _update_below(self, node_key: bytes, span: tuple[int, int], total: int) -> Child | None:
-        """Do what `_update_page` does.
+        """Apply a range of items, which all lie below the page of a node with this sum.
 
-        In a large tree one item is alone in most pages, and most often it finds its leaf.
+        Returns what `_update_page` does.
         """
-        start, end = span
         data = self._get_node(node_key)
-        if end - start > 1 or data is None:
-            return self._update_page(node_key, start, end, total)
-        path, digest, amount, key = self._items[start]
+        if data is None:
+            raise AssertionError(f"node missing at {node_key!r}")
+        if span[1] - span[0] > 1:
+            return self._update_page(node_key, data, span, total)
+        return self._update_one(node_key, data, span, total)
+
+    def _update_one(
+        self, node_key: bytes, data: bytes, span: tuple[int, int], total: int
+    ) -> Child | None:
+        """Do what `_update_page` does, for one item.
+
+        In a large tree one item is alone in most pages, and most often it finds its leaf there, or
+        the page of a node further down.
+        """
+        path, digest, amount, key = self._items[span[0]]
         at = len(node_key)
         leaves, inside, occupancy = read_masks(data)
         bit = 1 << path[at]
-        top = leaf_top = TOP[occupancy]
-        slot = leaf_slot = TOP[occupancy & bit - 1]
+        top = low_top = TOP[occupancy]
+        slot = low_slot = TOP[occupancy & bit - 1]
         below = 0
         if inside & bit:
             ends = read_ends(data, top + 2 * COUNT[occupancy & bit - 1])
             below = top + 2 + 2 * COUNT[occupancy] + ends[0]
-            leaves, _, occupancy = read_masks(data, below)
-            bit = 1 << path[at + 1]
-            leaf_top, leaf_slot = below + TOP[occupancy], below + TOP[occupancy & bit - 1]
-        if not leaves & bit or digest is None:
-            return self._update_page(node_key, start, end, total)
-        begin, stop = read_ends(data, leaf_top + 2 * COUNT[occupancy & bit - 1])
-        items_at = leaf_top + 2 + 2 * COUNT[occupancy]
-        if data[items_at + begin : items_at + stop] != key:
-            return self._update_page(node_key, start, end, total)
-        change = amount - read_u64(data, leaf_slot + 32)[0]
-        after = leaf_slot + SLOT_BYTES
-        parts = [data[:leaf_slot], digest, pack_u64(amount), data[after:]]
+            at += 1
+            leaves, inside, occupancy = read_masks(data, below)
+            bit = 1 << path[at]
+            low_top, low_slot = below + TOP[occupancy], below + TOP[occupancy & bit - 1]
+        if leaves & bit and digest is not None:
+            begin, stop = read_ends(data, low_top + 2 * COUNT[occupancy & bit - 1])
+            items_at = low_top + 2 + 2 * COUNT[occupancy]
+            if data[items_at + begin : items_at + stop] != key:
+                return self._update_page(node_key, data, span, total)
+            change = amount - read_u64(data, low_slot + 32)[0]
+        elif occupancy & bit and not (leaves | inside) & bit:
+            (held,) = read_u64(data, low_slot + 32)
+            child = self._update_below(path[: at + 1], span, held)
+            if child is None or child[2]:
+                self._formed[path[: at + 1]] = child
+                return self._rebuild(node_key, open_node(data, 0), [span])
+            digest, amount, _ = child
+            change = amount - held
+        else:
+            return self._update_page(node_key, data, span, total)
+        after = low_slot + SLOT_BYTES
+        parts = [data[:low_slot], digest, pack_u64(amount), data[after:]]
         if below:
             (held,) = read_u64(data, slot + 32)
-            inner = b"".join(
-                (data[below + HASHED_AT : leaf_slot], *parts[1:3], data[after:leaf_top])
-            )
-            digest = sha256(inner).digest()
+            inner = b"".join((data[below + HASHED_AT : low_slot], *parts[1:3], data[after:low_top]))
             parts[0] = data[:slot]
-            parts[1:1] = digest, pack_u64(held + change), data[slot + SLOT_BYTES : leaf_slot]
+            parts[1:1] = (
+                sha256(inner).digest(),
+                pack_u64(held + change),
+                data[slot + SLOT_BYTES : low_slot],
+            )
         self._nodes[node_key] = changed = b"".join(parts)
         return sha256(changed[HASHED_AT:top]).digest(), total + change, b""
 

@@ -205,6 +205,13 @@ MUTANTS = (
         (test("tests/ledger/test_payments.py"),),
     ),
     Mutant(
+        "payments in one go that may go to the debtor",
+        "ledger/payments.py",
+        " or creditor == debtor:",
+        ":",
+        (test("tests/ledger/test_payment_runs.py"),),
+    ),
+    Mutant(
         "proof verifier that trusts the total",
         "ledger/tree.py",
         "    if computed != root:\n",

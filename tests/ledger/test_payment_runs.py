@@ -4,6 +4,7 @@ A transaction of many operations does what the same operations do one by one, up
 fails, and that one fails in the same way.
 """
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -14,19 +15,26 @@ from msgspec.structs import replace
 from atpar.ledger import records
 from atpar.ledger.authority import list_principals
 from atpar.ledger.codes import Code
+from atpar.ledger.context import Context
 from atpar.ledger.execute import build_block
+from atpar.ledger.invariants import check_invariants
+from atpar.ledger.limits import DAY_MS
 from atpar.ledger.operations import (
     AccountChange,
     Freeze,
+    Limit,
     Operation,
     PauseChange,
     PauseScope,
     SetAsset,
+    SetControls,
     SetParticipant,
     SetPause,
     UpdateAccount,
 )
-from atpar.ledger.types import Direction, ParticipantStatus
+from atpar.ledger.payments import apply_own_payments
+from atpar.ledger.state import Overlay
+from atpar.ledger.types import Direction, ParticipantStatus, admin_of, participant_of
 from tests.ledger.world import CNH, HKD, ROLES, World, make_document, make_terms, transfer
 
 PAYMENT = transfer("ALFA/main", "BRVO/main", 1)
@@ -199,3 +207,144 @@ def test_a_transaction_does_what_its_operations_do_one_by_one(ops: list[Operatio
         assert [p.amount for p in together.executed[-1].postings] == [
             p.amount for p in moved[len(moved) - len(together.executed[-1].postings) :]
         ]
+
+
+# ---- payments of one account alone: made in one go where nothing can be in their way
+
+CIRCUMSTANCES = st.one_of(
+    st.builds(
+        freeze,
+        st.sampled_from(ACCOUNTS),
+        st.sampled_from((None, HKD)),
+        st.sampled_from(Direction),
+    ),
+    st.builds(
+        lambda amount: replace(freeze("ALFA/main", HKD, Direction.DEBIT), amount=amount),
+        st.sampled_from((1, 300, 1_000)),
+    ),
+    st.builds(
+        set_status, st.sampled_from(("ALFA", "BRVO", "CHRL")), st.sampled_from(ParticipantStatus)
+    ),
+    st.builds(pause, st.just(HKD), st.sampled_from(PauseChange)),
+    st.sampled_from((set_asset(travel_rule_from=200), set_asset(min_kyc_tier=1))),
+    st.builds(
+        lambda account: UpdateAccount(account, AccountChange.UPDATE, None, True, False, None),
+        st.sampled_from(ACCOUNTS),
+    ),
+    st.builds(
+        lambda account: UpdateAccount(account, AccountChange.UPDATE, None, None, True, None),
+        st.sampled_from(ACCOUNTS[:3]),
+    ),
+    st.builds(
+        lambda account: SetControls(
+            admin_of(participant_of(account)), HKD, account, None, None, None, Limit(300, DAY_MS)
+        ),
+        st.sampled_from(ACCOUNTS),
+    ),
+)
+OWN_PAYMENTS = st.lists(
+    st.builds(
+        transfer,
+        st.just("ALFA/main"),
+        st.sampled_from((*ACCOUNTS[1:], "DLTA/nobody")),
+        st.sampled_from((1, 1, 1, 199, 300, 800, 1_000)),
+        st.sampled_from((HKD, HKD, HKD, HKD, CNH, "USD.JDCL")),
+        reference=st.sampled_from(("", "INV-7")),
+    ),
+    min_size=1,
+    max_size=9,
+)
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(CIRCUMSTANCES, max_size=2),
+    st.booleans(),
+    st.lists(OWN_PAYMENTS, min_size=1, max_size=3),
+)
+def test_own_payments_do_what_they_do_in_any_transaction(
+    circumstances: list[Operation], has_held: bool, runs: list[list[Operation]]
+) -> None:
+    world = make_funded()
+    if has_held:
+        world.redeem("ALFA/main", 200)
+    for op in circumstances:
+        signers = list_signers(world, [op])
+        world.block(world.make(op, sender=signers[0], by=signers))
+    txs = [world.make(*ops, sender="ALFA/main") for ops in runs]
+    assert all(tx.are_own_payments for tx in txs)
+    template = world.make_template()
+    in_full = [replace(tx, are_own_payments=False) for tx in txs]
+    built, refused = build_block(world.view, template, txs, chain_id=world.chain_id)
+    again, _ = build_block(world.view, template, in_full, chain_id=world.chain_id)
+    assert not refused
+    assert again.receipts == built.receipts
+    assert again.postings == built.postings
+    assert again.header == built.header
+    world.adopt(built)
+    assert not check_invariants(world.view)
+
+
+def test_every_payment_is_judged_by_what_those_before_it_left(world: World) -> None:
+    many = [replace(PAYMENT, amount=100)] * 11
+    assert world.run(*many[:10]) is Code.OK
+    assert world.balance("ALFA/main").posted == 0
+    assert [p.op_index for p in world.executed[-1].postings] == list(range(10))
+    world.fund("ALFA/main", 1_000)
+    assert world.run(*many) is Code.INSUFFICIENT_FUNDS
+    assert world.executed[-1].receipts[0].failed_op == 10
+    assert world.balance("ALFA/main").posted == 1_000
+
+
+def test_a_payment_to_oneself_among_own_payments_makes_no_money(world: World) -> None:
+    """None ever enters a block; were one let in, the debtor's balance is carried meanwhile."""
+    overlay = Overlay(world.view)
+    ctx = Context(overlay, chain_id=world.chain_id, height=9, now_ms=world.now_ms)
+    own = replace(PAYMENT, creditor="ALFA/main", amount=600)
+    apply_own_payments(ctx, [replace(PAYMENT, amount=100), own, own, PAYMENT])
+    held = [world.view.get(records.BALANCES, records.balance_key(HKD, "BRVO/main"))]
+    assert held == [None]
+    after = [
+        overlay.get(records.BALANCES, records.balance_key(HKD, account))
+        for account in ("ALFA/main", "BRVO/main")
+    ]
+    assert [balance and balance.posted for balance in after] == [899, 101]
+
+
+@pytest.mark.parametrize("amount", [0, -1, -1_000])
+def test_an_amount_that_would_take_from_the_creditor_is_not_made_in_one_go(
+    world: World, amount: int
+) -> None:
+    """Such a transaction never enters a block either; `post` would not let anybody sink below 0."""
+    overlay = Overlay(world.view)
+    ctx = Context(overlay, chain_id=world.chain_id, height=9, now_ms=world.now_ms)
+    with contextlib.suppress(AssertionError):
+        apply_own_payments(ctx, [PAYMENT, replace(PAYMENT, amount=amount)])
+    for _, balance in overlay.scan(records.BALANCES, b""):
+        assert balance.posted >= 0
+
+
+@pytest.mark.parametrize(
+    ("circumstance", "code"),
+    [
+        (UpdateAccount("BRVO/main", AccountChange.UPDATE, None, True, False, None), "REFERENCE"),
+        (UpdateAccount("BRVO/main", AccountChange.UPDATE, None, None, True, None), "CREDITOR"),
+        (set_status("BRVO", ParticipantStatus.SUSPENDED), "CREDITOR"),
+        (set_status("ALFA", ParticipantStatus.SUSPENDED), "PARTICIPANT_SUSPENDED"),
+        (freeze("BRVO/main", None, Direction.CREDIT), "CREDITOR"),
+        (freeze("BRVO/main", HKD, Direction.CREDIT), "CREDITOR"),
+        (freeze("ALFA/main", None, Direction.DEBIT), "ACCOUNT_FROZEN"),
+        (freeze("ALFA/main", HKD, Direction.DEBIT), "ACCOUNT_FROZEN"),
+        (set_asset(travel_rule_from=3), "TRAVEL_RULE"),
+        (set_asset(min_kyc_tier=1), "CREDITOR"),
+        (pause(HKD, PauseChange.PAUSE), "PAUSED"),
+    ],
+)
+def test_own_payments_are_refused_as_any(world: World, circumstance: Operation, code: str) -> None:
+    world.fund("ALFA/main", 9_000)
+    world.fund("BRVO/main", 1_000)
+    signers = list_signers(world, [circumstance])
+    assert world.run(circumstance, sender=signers[0], by=signers) is Code.OK
+    ops = [transfer("ALFA/main", "BRVO/main", amount) for amount in (2, 3, 2)]
+    assert world.run(*ops).name.startswith(code)
+    assert world.executed[-1].receipts[0].failed_op == (1 if code == "TRAVEL_RULE" else 0)

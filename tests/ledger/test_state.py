@@ -95,6 +95,44 @@ def test_rollback_takes_back_everything_since_the_checkpoint(
     assert {s: t for s, t in overlay.tables.items() if t or s in before} == before
 
 
+LAYERS = st.lists(
+    st.lists(st.tuples(st.sampled_from(KEYS), st.none() | st.integers(0, 99)), max_size=6),
+    max_size=4,
+)
+
+
+def write_all(overlay: Overlay, writes: list[tuple[bytes, int | None]]) -> None:
+    for key, number in writes:
+        if number is None:
+            overlay.delete(ID_BUCKETS, key)
+        else:
+            overlay.put(ID_BUCKETS, key, record(number))
+
+
+@given(LAYERS, WRITES, st.booleans())
+def test_a_reader_reads_what_the_overlay_has(
+    layers: list[list[tuple[bytes, int | None]]], writes: list[Write], is_scanned: bool
+) -> None:
+    backing = MemoryBacking()
+    disk = Overlay(Base(backing))
+    write_all(disk, [(key, 1) for key in KEYS[:3]])
+    backing.apply(disk.encode_writes())
+    top = Overlay(Base(backing))
+    for layer in layers:
+        write_all(top, layer)
+        top = Overlay(top)
+    read = top.make_reader(ID_BUCKETS)
+    for step, key, number in writes:
+        write_all(top, [(key, number)])
+        if step == 1:
+            top.checkpoint()
+        elif step == 2:
+            top.rollback()
+        if is_scanned:
+            list(top.scan(ID_BUCKETS, b""))
+        assert [read(each) for each in KEYS] == [top.get(ID_BUCKETS, each) for each in KEYS]
+
+
 @pytest.mark.parametrize("is_scanned", [False, True])
 def test_what_is_written_all_at_once_stays_and_is_in_order(*, is_scanned: bool) -> None:
     overlay = Overlay(Base(MemoryBacking()))

@@ -15,7 +15,7 @@ from atpar.ledger.codec import Codec, encode
 from atpar.ledger.errors import NonCanonical, ProofInvalid
 from atpar.ledger.limits import MAX_SUM, MAX_TREE_DEPTH, MAX_TREE_ID_BYTES, MAX_TREE_KEY_BYTES
 from atpar.ledger.pages import MAX_SMALL_BYTES, TOP
-from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay
+from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay, View
 from atpar.ledger.tree import (
     EMPTY_ROOT,
     AssetRow,
@@ -278,6 +278,33 @@ def test_overlays_see_their_own_nodes_and_leave_the_base_alone() -> None:
     assert get_root(upper, TREE) == second
     assert get_root(kept.base, TREE) == before
     assert kept.nodes == nodes
+
+
+@pytest.mark.parametrize("count", [300, 6_000])
+def test_changes_one_by_one_reach_every_place_of_a_large_tree(count: int) -> None:
+    """A change that is alone in its pages takes a way of its own, down to where an entry goes."""
+    kept, rng = Kept(make_contents(count)), random.Random(count)
+    tops: list[View] = [kept.base]
+    for step in range(150):
+        overlay = Overlay(tops[-1])
+        key = b"ALFA/%d" % rng.randrange(count + 40)
+        value = None if step % 3 == 0 else b"other %d" % step
+        update_tree(overlay, TREE, [TreeChange(key, value, 0 if value is None else step)])
+        if value is None:
+            kept.contents.pop(key, None)
+        else:
+            kept.contents[key] = (value, step)
+        tops = [*tops[-3:], overlay]
+        if len(tops) == 4:
+            merged = Overlay(kept.base)
+            for each in tops[1:]:
+                assert isinstance(each, Overlay)
+                each.merge_into(merged)
+            kept.backing.apply(merged.encode_writes())
+            kept.base.absorb(merged)
+            tops = [kept.base]
+    assert len(tops) == 1 + 150 % 3
+    kept.check()
 
 
 def test_update_touches_only_the_paths_of_its_changes() -> None:
