@@ -157,12 +157,12 @@ def is_told(tx: Transaction) -> bool:
     return tx.are_own_payments or all(isinstance(op, Transfer) for op in tx.body.ops)
 
 
-def list_told(tx: Transaction) -> list[Movement]:
-    """Return the movements of a successful transaction whose operations say them."""
+def list_told(tx: Transaction, account: str) -> list[Movement]:
+    """Return an account's movements in a successful transaction whose operations say them."""
     return [
         Movement(number, op.asset, op.debtor, op.creditor, op.amount)
         for number, op in enumerate(tx.body.ops)
-        if isinstance(op, Transfer)
+        if isinstance(op, Transfer) and (op.creditor == account or op.debtor == account)
     ]
 
 

@@ -394,18 +394,20 @@ class Store:
                 block = self._get_known_block(height)
             tx = decode_transaction(block.transactions[index])
             posted = {code: balance for _, _, code, balance in moved}
-            lines = compute_lines(account, self._get_movements(height, index, tx), posted)
+            lines = compute_lines(account, self._get_movements(account, height, index, tx), posted)
+            following = [line for line in lines if (height, index, line.op) > after]
             entries += [
                 describe_line(line, index=index, header=block.header, tx=tx)
-                for line in lines
-                if (height, index, line.op) > after
-            ][: limit - len(entries)]
+                for line in following[: limit - len(entries)]
+            ]
         return entries
 
-    def _get_movements(self, height: int, index: int, tx: Transaction) -> Sequence[Movement]:
-        """Return what a transaction moved that a statement names."""
+    def _get_movements(
+        self, account: str, height: int, index: int, tx: Transaction
+    ) -> Sequence[Movement]:
+        """Return what a transaction moved: all that concerns an account, at least."""
         if is_told(tx):
-            return list_told(tx)
+            return list_told(tx, account)
         return _read(self._engine, b"g" + _PLACE.pack(height, index), _MOVEMENTS)
 
     def _list_moved_assets(self, account: str) -> list[str]:

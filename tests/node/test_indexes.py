@@ -135,10 +135,11 @@ def test_payments_of_several_senders_say_what_they_move() -> None:
     exchange = make_transaction(2, (op, back))
     assert not exchange.are_own_payments
     assert is_told(exchange)
-    assert list_told(exchange) == [
+    assert list_told(exchange, "ALFA/main") == [
         Movement(0, ASSET, "ALFA/main", "BRVO/main", 5),
         Movement(1, ASSET, "BRVO/main", "ALFA/main", 9),
     ]
+    assert list_told(exchange, "CHRL/main") == []
 
 
 def test_references_are_named_once_in_order() -> None:
