@@ -38,9 +38,16 @@ class Movement(Wire, frozen=True):
     amount: Amount
 
 
+Numbered = tuple[int, Movement]
+"""A movement with what tells it from all others of its transaction: the operation's position where
+each operation moves once, and else its own, since one approval may move many times."""
+
+
 class Line(NamedTuple):
     """One movement of one account's posted balance of one asset."""
 
+    number: int
+    """Its movement's, see `Numbered`."""
     op: int
     asset: str
     amount: int
@@ -157,17 +164,17 @@ def is_told(tx: Transaction) -> bool:
     return tx.are_own_payments or all(isinstance(op, Transfer) for op in tx.body.ops)
 
 
-def list_told(tx: Transaction, account: str) -> list[Movement]:
+def list_told(tx: Transaction, account: str) -> list[Numbered]:
     """Return an account's movements in a successful transaction whose operations say them."""
     return [
-        Movement(number, op.asset, op.debtor, op.creditor, op.amount)
+        (number, Movement(number, op.asset, op.debtor, op.creditor, op.amount))
         for number, op in enumerate(tx.body.ops)
         if isinstance(op, Transfer) and (op.creditor == account or op.debtor == account)
     ]
 
 
 def compute_lines(
-    account: str, movements: Sequence[Movement], posted: Mapping[str, int]
+    account: str, movements: Sequence[Numbered], posted: Mapping[str, int]
 ) -> list[Line]:
     """Return what a transaction's movements did to an account, in order.
 
@@ -175,13 +182,14 @@ def compute_lines(
     """
     lines: list[Line] = []
     left = dict(posted)
-    for op, asset, debtor, creditor, amount in map(_get_fields, reversed(movements)):
+    for number, movement in reversed(movements):
+        op, asset, debtor, creditor, amount = _get_fields(movement)
         if asset not in left:
             continue
         # Within one movement the credit comes last.
         for side, other, change in ((creditor, debtor, amount), (debtor, creditor, -amount)):
             if side == account:
-                lines.append(Line(op, asset, change, left[asset], other))
+                lines.append(Line(number, op, asset, change, left[asset], other))
                 left[asset] -= change
     lines.reverse()
     return lines
@@ -197,6 +205,7 @@ def describe_line(line: Line, *, index: int, header: Header, tx: Transaction) ->
         asset=line.asset,
         height=header.height,
         index=index,
+        number=line.number,
         op=line.op,
         timestamp_ms=header.timestamp_ms,
         tx_hash=tx.hash,

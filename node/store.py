@@ -74,6 +74,7 @@ from atpar.node.idlists import IdListWriter, find_id, scan_ids
 from atpar.node.indexes import (
     Marks,
     Movement,
+    Numbered,
     compute_lines,
     compute_marks,
     compute_movements,
@@ -395,7 +396,7 @@ class Store:
             tx = decode_transaction(block.transactions[index])
             posted = {code: balance for _, _, code, balance in moved}
             lines = compute_lines(account, self._get_movements(account, height, index, tx), posted)
-            following = [line for line in lines if (height, index, line.op) > after]
+            following = [line for line in lines if (height, index, line.number) > after]
             entries += [
                 describe_line(line, index=index, header=block.header, tx=tx)
                 for line in following[: limit - len(entries)]
@@ -404,11 +405,12 @@ class Store:
 
     def _get_movements(
         self, account: str, height: int, index: int, tx: Transaction
-    ) -> Sequence[Movement]:
+    ) -> Sequence[Numbered]:
         """Return what a transaction moved: all that concerns an account, at least."""
         if is_told(tx):
             return list_told(tx, account)
-        return _read(self._engine, b"g" + _PLACE.pack(height, index), _MOVEMENTS)
+        movements = _read(self._engine, b"g" + _PLACE.pack(height, index), _MOVEMENTS)
+        return list(enumerate(movements))
 
     def _list_moved_assets(self, account: str) -> list[str]:
         """Return the assets of which an account ever held something, in order."""

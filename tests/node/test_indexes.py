@@ -78,7 +78,7 @@ def test_marks_and_lines_are_those_of_a_walk_forwards(postings: list[Posting]) -
         assert marks == sorted(left_behind.items())
         for index, posted in marks:
             movements = [
-                Movement(p.op_index, p.asset, p.debtor, p.creditor, p.amount)
+                (p.op_index, Movement(p.op_index, p.asset, p.debtor, p.creditor, p.amount))
                 for p in postings
                 if p.tx_index == index
             ]
@@ -136,8 +136,8 @@ def test_payments_of_several_senders_say_what_they_move() -> None:
     assert not exchange.are_own_payments
     assert is_told(exchange)
     assert list_told(exchange, "ALFA/main") == [
-        Movement(0, ASSET, "ALFA/main", "BRVO/main", 5),
-        Movement(1, ASSET, "BRVO/main", "ALFA/main", 9),
+        (0, Movement(0, ASSET, "ALFA/main", "BRVO/main", 5)),
+        (1, Movement(1, ASSET, "BRVO/main", "ALFA/main", 9)),
     ]
     assert list_told(exchange, "CHRL/main") == []
 

@@ -1,12 +1,13 @@
 """The store: what a commit makes readable, what a crash may leave, and what damage looks like."""
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from atpar.ledger.codec import encode
-from atpar.ledger.records import BALANCES, balance_key
+from atpar.ledger.records import BALANCES, Posting, balance_key
 from atpar.ledger.state import TREE_NODES
 from atpar.ledger.transactions import decode_transaction
 from atpar.node.errors import (
@@ -181,6 +182,26 @@ def test_statement_line_of_held_money_names_what_the_operation_does_not() -> Non
     assert {e.counterparty for e in lines} == {"ALFA/main"}
     assert store.get_entries("BRVO/main", asset=None, after=(1, 1, 0), limit=1) == lines[2:]
     assert store.get_entries("BRVO/main", asset=None, after=(1, 1, 1), limit=1) == []
+
+
+def test_one_operation_that_moves_many_times_is_paged_without_a_loss() -> None:
+    """An approval runs a whole bundle: all its movements carry the approval's position."""
+    store, chain, _ = make_store()
+    block = chain.next(make_payment(1), make_capture(2, amounts=(1, 2, 3)), make_payment(3))
+    postings = tuple(
+        Posting(p.tx_index, 0, p.asset, p.debtor, p.creditor, p.amount) for p in block.postings
+    )
+    store.commit([dataclasses.replace(block, postings=postings)])
+    whole = store.get_entries("ALFA/main", asset=None, after=None, limit=10)
+    assert [e.amount for e in whole] == [-5, -1, -2, -3, -5]
+    assert [(e.index, e.op) for e in whole] == [(0, 0), (1, 0), (1, 0), (1, 0), (2, 0)]
+    for limit in (1, 2, 3, 4, 5):
+        pages, cursor = [], None
+        while page := store.get_entries("ALFA/main", asset=None, after=cursor, limit=limit):
+            assert len(page) == min(limit, len(whole) - len(pages))
+            pages += page
+            cursor = (page[-1].height, page[-1].index, page[-1].number)
+        assert pages == whole
 
 
 @pytest.mark.parametrize("limit", [1, 99, 100, 101, 249, 250, 251])
