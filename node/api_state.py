@@ -176,21 +176,21 @@ async def get_entries(call: Call) -> Answer:
 
 
 def parse_cursor(name: str, value: str) -> EntryCursor:
-    """Return the cursor of a statement line, `height.index.op`.
+    """Return the cursor of a statement line, `height.index.number`.
 
     Raises:
         Problem: INVALID_PARAMETER.
     """
     parts = value.split(".")
     if len(parts) != 3:
-        raise invalid(name, f"expected height.index.op, got {value!r:.60}")
-    height, index, op = (parse_int(name, part, low=0, high=2**63 - 1) for part in parts)
-    return height, min(index, 2**31), min(op, 2**31)
+        raise invalid(name, f"expected height.index.number, got {value!r:.60}")
+    height, index, number = (parse_int(name, part, low=0, high=2**63 - 1) for part in parts)
+    return height, min(index, 2**31), min(number, 2**31)
 
 
 def _make_entry(entry: Entry) -> EntryForm:
     return EntryForm(
-        cursor=f"{entry.height}.{entry.index}.{entry.op}",
+        cursor=f"{entry.height}.{entry.index}.{entry.number}",
         asset=entry.asset,
         amount=entry.amount,
         posted=entry.posted,

@@ -263,6 +263,8 @@ class Entry(msgspec.Struct, frozen=True):
     height: int
     index: int
     """The transaction's position in its block."""
+    number: int
+    """Tells the movement from all others of its transaction, in their order."""
     op: int
     """The operation's position in its transaction."""
     timestamp_ms: int
@@ -280,7 +282,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 EntryCursor = tuple[int, int, int]
-"""(height, index, op): names a statement line; lines are in this order."""
+"""(height, index, number): names a statement line; lines are in this order."""
 
 
 class Reader(Protocol):

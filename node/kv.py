@@ -70,6 +70,8 @@ class LevelKeyValue:
                 bloom_filter_bits=STORE_BLOOM_BITS,
                 lru_cache_size=STORE_BLOCK_CACHE_BYTES,
                 write_buffer_size=STORE_WRITE_BUFFER_BYTES,
+                # Hashes, ids and signatures shrink little, and every compaction would pay again.
+                compression=None,
                 max_open_files=STORE_MAX_OPEN_FILES,
             )
         except (plyvel.Error, OSError) as error:

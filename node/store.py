@@ -11,7 +11,8 @@ indexes that answer questions about them, in one ordered key-value engine under 
     f height                        finalization of the block at this height
     t transaction hash              -> height, index
     u uetr height index             (nothing)
-    e account 0 asset 0 height      -> statement lines of that balance in that block
+    e asset | account 0 height      -> transactions that moved that balance in that block
+    g height index                  -> what a transaction moved that does not say so (`indexes.py`)
     v epoch                         validator set of the epoch, and the block that it begins on
     w epoch                         recovery document that opened the epoch
     y epoch                         proof of the sets before that document, where it needs one
@@ -31,6 +32,8 @@ import shutil
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
@@ -56,6 +59,7 @@ from atpar.ledger.records import (
     TX_LISTS,
     VALIDATORS,
     Posting,
+    balance_key,
     identify_validators,
     tx_key,
 )
@@ -67,13 +71,25 @@ from atpar.node.errors import DiskFault, StoreCorrupt, StoreMismatch, StoreMissi
 from atpar.node.evidence import get_kind
 from atpar.node.gateway import Entry, EntryCursor, EpochEntry, FinalityPath, FinalState
 from atpar.node.idlists import IdListWriter, find_id, scan_ids
-from atpar.node.indexes import Line, compute_lines, compute_uetrs, describe_line
+from atpar.node.indexes import (
+    Marks,
+    Movement,
+    Numbered,
+    compute_lines,
+    compute_marks,
+    compute_movements,
+    compute_uetrs,
+    describe_line,
+    is_told,
+    list_marks,
+    list_told,
+)
 from atpar.node.journal import sync_folder
 from atpar.node.kv import KeyValue, KeyValueReader, LevelKeyValue, Write
 from atpar.node.limits import MAX_EVIDENCE_PER_VALIDATOR, MAX_PAGE, SNAPSHOT_CACHE_BYTES
 from atpar.node.treepages import Held, load_held
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 _SCHEMA_KEY: Final = b"mschema"
 _CHAIN_KEY: Final = b"mchain"
@@ -102,8 +118,9 @@ _POSITION = Codec[Position](Position, name="final position", max_bytes=128)
 _RECEIPTS = Codec[tuple[Receipt, ...]](
     tuple[Receipt, ...], name="receipts", max_bytes=MAX_BLOCK_TRANSACTIONS * 256 + 5
 )
-_LINES = Codec[tuple[Line, ...]](
-    tuple[Line, ...], name="statement lines", max_bytes=MAX_BLOCK_OPS * 64 + 5
+_MARKS = Codec[Marks](Marks, name="statement index", max_bytes=MAX_BLOCK_TRANSACTIONS * 16 + 5)
+_MOVEMENTS = Codec[tuple[Movement, ...]](
+    tuple[Movement, ...], name="list of movements", max_bytes=MAX_BLOCK_OPS * 128 + 5
 )
 
 
@@ -363,46 +380,66 @@ class Store:
     ) -> list[Entry]:
         """Return statement lines of an account in order, those after a cursor, at most `limit`."""
         assets = self._list_moved_assets(account) if asset is None else [asset]
-        start = b"" if after is None else _HEIGHT.pack(after[0])
-        rows = [self._scan_lines(account, code, start) for code in assets]
+        after = (0, 0, -1) if after is None else after
+        limit = min(limit, MAX_PAGE)
+        start = _HEIGHT.pack(after[0])
+        marks = heapq.merge(*(self._scan_marks(account, code, start) for code in assets))
         entries: list[Entry] = []
         block: Block | None = None
-        tx: Transaction | None = None
-        at = (-1, -1)
-        for height, line, code in heapq.merge(*rows, key=_get_cursor):
-            if after is not None and (height, line.index, line.op) <= after:
+        for (height, index), moved in groupby(marks, key=itemgetter(0, 1)):
+            if (height, index) < after[:2]:
                 continue
-            if len(entries) >= min(limit, MAX_PAGE):
+            if len(entries) >= limit:
                 break
-            if block is None or at[0] != height:
+            if block is None or block.header.height != height:
                 block = self._get_known_block(height)
-            if tx is None or at != (height, line.index):
-                tx = decode_transaction(block.transactions[line.index])
-                at = (height, line.index)
-            entries.append(describe_line(line, asset=code, header=block.header, tx=tx))
+            tx = decode_transaction(block.transactions[index])
+            posted = {code: balance for _, _, code, balance in moved}
+            lines = compute_lines(account, self._get_movements(account, height, index, tx), posted)
+            following = [line for line in lines if (height, index, line.number) > after]
+            entries += [
+                describe_line(line, index=index, header=block.header, tx=tx)
+                for line in following[: limit - len(entries)]
+            ]
         return entries
+
+    def _get_movements(
+        self, account: str, height: int, index: int, tx: Transaction
+    ) -> Sequence[Numbered]:
+        """Return what a transaction moved: all that concerns an account, at least."""
+        if is_told(tx):
+            return list_told(tx, account)
+        movements = _read(self._engine, b"g" + _PLACE.pack(height, index), _MOVEMENTS)
+        return list(enumerate(movements))
 
     def _list_moved_assets(self, account: str) -> list[str]:
         """Return the assets of which an account ever held something, in order."""
-        prefix = b"e" + account.encode() + b"\0"
+        return [asset for asset in self._list_assets() if self._has_moved(account, asset)]
+
+    def _list_assets(self) -> list[str]:
+        """Return the assets of which anybody ever held something, in order."""
         assets: list[str] = []
         start = b""
         while True:
-            key = next((key for key, _ in self._engine.scan(prefix, start=start)), None)
+            key = next((key for key, _ in self._engine.scan(b"e", start=start)), None)
             if key is None:
                 return assets
-            asset, _, _ = key.partition(b"\0")
+            asset, _, _ = key.partition(b"|")
             assets.append(asset.decode())
-            start = asset + b"\1"  # past every key of this asset
+            start = asset + b"}"  # past every key of this asset
 
-    def _scan_lines(
+    def _has_moved(self, account: str, asset: str) -> bool:
+        return next(self._engine.scan(_statement_prefix(asset, account)), None) is not None
+
+    def _scan_marks(
         self, account: str, asset: str, start: bytes
-    ) -> Iterator[tuple[int, Line, str]]:
-        """Yield (height, line, asset) of one balance in order."""
-        for key, value in self._engine.scan(_balance_prefix(account, asset), start=start):
+    ) -> Iterator[tuple[int, int, str, int]]:
+        """Yield (height, index, asset, posted balance after) of one balance in order."""
+        for key, value in self._engine.scan(_statement_prefix(asset, account), start=start):
             height = _unpack(_HEIGHT, key, "statement index")[0]
-            for line in _decode(_LINES, value):
-                yield height, line, asset
+            marks = _decode(_MARKS, value)
+            for index, posted in list_marks(marks):
+                yield height, index, asset, posted
 
     def _get_known_block(self, height: int) -> Block:
         block = self.get_block(height)
@@ -572,8 +609,12 @@ def _encode_commit(
             writes.append((b"t" + tx.hash, place))
             writes += [(b"u" + uetr + place, b"") for uetr in compute_uetrs(tx)]
         writes += [
-            (_balance_prefix(account, asset) + key, encode(lines))
-            for account, asset, lines in compute_lines(block.postings, block.overlay)
+            (b"".join((b"e", balance, b"\0", key)), encode(marks))
+            for balance, marks in compute_marks(block.postings, block.overlay)
+        ]
+        writes += [
+            (b"g" + places[index], encode(movements))
+            for index, movements in compute_movements(block.transactions, block.postings)
         ]
     writes.append((_FINAL_KEY, encode(position)))
     return writes
@@ -612,13 +653,8 @@ def _key(space: bytes, height: int) -> bytes:
     return space + _HEIGHT.pack(height)
 
 
-def _balance_prefix(account: str, asset: str) -> bytes:
-    return b"e" + account.encode() + b"\0" + asset.encode() + b"\0"
-
-
-def _get_cursor(row: tuple[int, Line, str]) -> EntryCursor:
-    height, line, _ = row
-    return height, line.index, line.op
+def _statement_prefix(asset: str, account: str) -> bytes:
+    return b"e" + balance_key(asset, account) + b"\0"
 
 
 def _find(engine: KeyValueReader, key: bytes, codec: Codec[T]) -> T | None:

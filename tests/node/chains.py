@@ -9,7 +9,7 @@ from atpar.ledger.certificates import Finalization, Proposition
 from atpar.ledger.codec import encode
 from atpar.ledger.commitment import commit_state
 from atpar.ledger.ids import IdLog
-from atpar.ledger.operations import Transfer
+from atpar.ledger.operations import Capture, Operation, Transfer
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import BALANCES, NO_BALANCE, Posting, balance_key
 from atpar.ledger.state import Base, MemoryBacking, Overlay
@@ -67,6 +67,17 @@ def make_payment(
         )
         for position, amount in enumerate(amounts)
     )
+    return make_transaction(number, ops)
+
+
+def make_capture(number: int, *, amounts: tuple[int, ...] = (5,)) -> Transaction:
+    """Return a transaction that takes held money: its operations do not say whose."""
+    return make_transaction(
+        number, tuple(Capture(hash_of("hold"), amount, None, None, False) for amount in amounts)
+    )
+
+
+def make_transaction(number: int, ops: tuple[Operation, ...]) -> Transaction:
     body = Body(
         version=VERSION,
         chain_id=CHAIN,
@@ -117,10 +128,11 @@ class Chain:
         postings = []
         for index, tx in enumerate(transactions):
             for position, op in enumerate(tx.body.ops):
-                assert isinstance(op, Transfer)
-                self._move(op.asset, op.amount)
+                assert isinstance(op, Transfer | Capture)
+                asset = op.asset if isinstance(op, Transfer) else ASSET
+                self._move(asset, op.amount)
                 postings.append(
-                    Posting(index, position, op.asset, "ALFA/main", "BRVO/main", op.amount)
+                    Posting(index, position, asset, "ALFA/main", "BRVO/main", op.amount)
                 )
         self._write_balances(overlay)
         ids = IdLog(overlay, height=height)

@@ -1,13 +1,15 @@
 """The store: what a commit makes readable, what a crash may leave, and what damage looks like."""
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from atpar.ledger.codec import encode
-from atpar.ledger.records import BALANCES, balance_key
+from atpar.ledger.records import BALANCES, Posting, balance_key
 from atpar.ledger.state import TREE_NODES
+from atpar.ledger.transactions import decode_transaction
 from atpar.node.errors import (
     DiskFault,
     StoreCorrupt,
@@ -19,7 +21,7 @@ from atpar.node.errors import (
 from atpar.node.kv import LevelKeyValue, MemoryKeyValue, Write, compute_end
 from atpar.node.limits import MAX_PAGE
 from atpar.node.store import Store, create_store, open_store, write_genesis
-from tests.node.chains import ASSET, CHAIN, Chain, hash_of, make_payment
+from tests.node.chains import ASSET, CHAIN, Chain, hash_of, make_capture, make_payment
 
 
 def fill(engine: MemoryKeyValue | LevelKeyValue, chain: Chain) -> None:
@@ -166,6 +168,72 @@ def test_statement_pages_join_without_gap_or_repeat() -> None:
             pages += page
             cursor = (page[-1].height, page[-1].index, page[-1].op)
         assert pages == whole
+
+
+def test_statement_line_of_held_money_names_what_the_operation_does_not() -> None:
+    store, chain, _ = make_store()
+    store.commit([chain.next(make_payment(1, amounts=(1, 2)), make_capture(2, amounts=(3, 4)))])
+    lines = store.get_entries("BRVO/main", asset=None, after=(1, 0, 0), limit=10)
+    assert [(e.index, e.op, e.kind, e.amount, e.posted) for e in lines] == [
+        (0, 1, "transfer", 2, 3),
+        (1, 0, "capture", 3, 6),
+        (1, 1, "capture", 4, 10),
+    ]
+    assert {e.counterparty for e in lines} == {"ALFA/main"}
+    assert store.get_entries("BRVO/main", asset=None, after=(1, 1, 0), limit=1) == lines[2:]
+    assert store.get_entries("BRVO/main", asset=None, after=(1, 1, 1), limit=1) == []
+
+
+def test_one_operation_that_moves_many_times_is_paged_without_a_loss() -> None:
+    """An approval runs a whole bundle: all its movements carry the approval's position."""
+    store, chain, _ = make_store()
+    block = chain.next(make_payment(1), make_capture(2, amounts=(1, 2, 3)), make_payment(3))
+    postings = tuple(
+        Posting(p.tx_index, 0, p.asset, p.debtor, p.creditor, p.amount) for p in block.postings
+    )
+    store.commit([dataclasses.replace(block, postings=postings)])
+    whole = store.get_entries("ALFA/main", asset=None, after=None, limit=10)
+    assert [e.amount for e in whole] == [-5, -1, -2, -3, -5]
+    assert [(e.index, e.op) for e in whole] == [(0, 0), (1, 0), (1, 0), (1, 0), (2, 0)]
+    for limit in (1, 2, 3, 4, 5):
+        pages, cursor = [], None
+        while page := store.get_entries("ALFA/main", asset=None, after=cursor, limit=limit):
+            assert len(page) == min(limit, len(whole) - len(pages))
+            pages += page
+            cursor = (page[-1].height, page[-1].index, page[-1].number)
+        assert pages == whole
+
+
+@pytest.mark.parametrize("limit", [1, 99, 100, 101, 249, 250, 251])
+def test_pages_inside_one_block_join_without_gap_or_repeat(limit: int) -> None:
+    store, chain, _ = make_store()
+    store.commit([chain.next(*(make_payment(n, amounts=(1,) * 50) for n in range(5)))])
+    store.commit([chain.next(make_payment(5))])
+    whole = store.get_entries("ALFA/main", asset=None, after=None, limit=300)
+    assert [(e.height, e.index, e.op) for e in whole[:-1]] == [
+        (1, index, op) for index in range(5) for op in range(50)
+    ]
+    assert [e.posted for e in whole] == [*range(999_999, 999_749, -1), 999_745]
+    pages, cursor = [], None
+    while page := store.get_entries("ALFA/main", asset=ASSET, after=cursor, limit=limit):
+        assert len(page) == min(limit, len(whole) - len(pages))
+        pages += page
+        cursor = (page[-1].height, page[-1].index, page[-1].op)
+    assert pages == whole
+
+
+def test_page_inside_a_block_decodes_no_more_transactions_than_it_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, chain, _ = make_store()
+    store.commit([chain.next(*(make_payment(n, amounts=(1,) * 10) for n in range(50)))])
+    decoded: list[bytes] = []
+    monkeypatch.setattr(
+        "atpar.node.store.decode_transaction",
+        lambda raw: decoded.append(raw) or decode_transaction(raw),
+    )
+    assert len(store.get_entries("ALFA/main", asset=None, after=(1, 20, 9), limit=11)) == 11
+    assert len(decoded) == 2 + 1  # the last line of transaction 20 is the cursor itself
 
 
 def test_statement_page_is_bounded() -> None:
@@ -328,7 +396,7 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
 def test_other_schema_is_refused_with_both_versions() -> None:
     _, _, engine = make_store()
     engine.write([(b"mschema", encode(7))])
-    with pytest.raises(StoreSchema, match="version 7, this program reads version 4"):
+    with pytest.raises(StoreSchema, match="version 7, this program reads version 5"):
         Store(engine)
 
 
@@ -338,18 +406,33 @@ def test_other_chain_is_refused_with_both_ids() -> None:
         Store(engine, chain_id=b"\1" * 32)
 
 
+def test_older_schema_is_refused_with_what_to_do() -> None:
+    _, _, engine = make_store()
+    engine.write([(b"mschema", encode(4))])
+    with pytest.raises(StoreSchema, match=r"version 4, .*keep votes\.journal.* `atpar node init`"):
+        Store(engine)
+
+
 @pytest.mark.parametrize(
-    "space", [b"mfinal", b"mchain", b"mschema", b"h", b"b", b"r", b"f", b"t", b"e"]
+    "space", [b"mfinal", b"mchain", b"mschema", b"h", b"b", b"r", b"f", b"t", b"e", b"g"]
 )
 def test_damaged_value_is_named_not_returned(space: bytes) -> None:
     store, chain, engine = make_store()
     tx = make_payment(1)
-    store.commit([chain.next(tx)])
+    store.commit([chain.next(tx, make_capture(2))])
     for key in list(engine.values):
         if key.startswith(space):
             engine.values[key] = engine.values[key][:-1]
     with pytest.raises(StoreCorrupt, match="does not read back"):
         read_everything(Store(engine), tx.hash)
+
+
+def test_missing_movements_are_named() -> None:
+    store, chain, engine = make_store()
+    store.commit([chain.next(make_capture(1))])
+    engine.write([(key, None) for key in list(engine.values) if key.startswith(b"g")])
+    with pytest.raises(StoreCorrupt, match="the list of movements is missing"):
+        store.get_entries("ALFA/main", asset=None, after=None, limit=10)
 
 
 def read_everything(store: Store, tx_hash: bytes) -> None:
