@@ -1,9 +1,9 @@
 """Disk work in a thread that the loop waits for in place while it is quick.
 
-Handing work to a thread and taking up its result costs a busy loop far more than the work. Each time
-the thread wants the interpreter it waits for whatever the loop is at (a run of signature checks
-holds it for milliseconds), and the result waits for two rounds of all other tasks. An fsync of half a
-millisecond became one of twenty, three times in a row on the way of every payment.
+Handing work to a thread and taking up its result costs a busy loop far more than the work. Each
+time the thread wants the interpreter it waits for whatever the loop is at (a run of signature
+checks holds it for milliseconds), and the result waits for two rounds of all other tasks. An fsync
+of half a millisecond became one of twenty, three times in a row on the way of every payment.
 
 So the loop stands still for a moment, which leaves the interpreter to the thread, and goes on right
 after it. A disk that is slow, or hangs, costs that moment once: the loop then turns to other tasks
