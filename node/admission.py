@@ -21,7 +21,6 @@ from atpar.ledger.reads import get_tx_record
 from atpar.ledger.records import Params
 from atpar.ledger.state import View
 from atpar.ledger.transactions import Transaction, decode_hashed, hash_envelope
-from atpar.ledger.types import participant_of
 from atpar.node.errors import VerifierBusy, VerifierStopped
 from atpar.node.limits import ADMISSION_SLICE_BYTES
 from atpar.node.mempool import Added, Mempool
@@ -60,6 +59,8 @@ class _Moment(NamedTuple):
     view: View
     params: Params
     now_ms: int
+    is_backlogged: bool
+    """Whether clients have to wait. Nothing enters the mempool before the moment is over."""
 
 
 class Admission:
@@ -95,32 +96,25 @@ class Admission:
 
     async def admit(self, envelopes: Sequence[bytes], priority: Priority) -> list[Outcome]:
         """Return one outcome per envelope, in order. Raises nothing of its own."""
-        outcomes: list[Outcome | None] = []
+        judged: list[Transaction | Outcome] = []
         candidates: dict[bytes, Transaction] = {}
-        hashes: list[bytes] = []
         moment, work = self._take_moment(), 0
         for raw in envelopes:
-            judged = self._judge(raw, priority, moment)
-            if isinstance(judged, Transaction):
-                candidates.setdefault(judged.hash, judged)
-                hashes.append(judged.hash)
-                outcomes.append(None)
-            else:
-                hashes.append(b"")
-                outcomes.append(judged)
+            each = self._judge(raw, priority, moment)
+            judged.append(each)
+            if isinstance(each, Transaction):
+                candidates.setdefault(each.hash, each)
             work += len(raw)
             if work >= ADMISSION_SLICE_BYTES:
                 await trio.lowlevel.checkpoint()
                 moment, work = self._take_moment(), 0
         decided = await self._verify_and_hold(list(candidates.values()), priority)
-        return [
-            decided[tx_hash] if outcome is None else outcome
-            for tx_hash, outcome in zip(hashes, outcomes, strict=True)
-        ]
+        return [decided[each.hash] if isinstance(each, Transaction) else each for each in judged]
 
     def _take_moment(self) -> _Moment:
         view = self._get_final()
-        return _Moment(view, get_params(view), self._get_wall_ms())
+        is_backlogged = self._mempool.is_backlogged
+        return _Moment(view, get_params(view), self._get_wall_ms(), is_backlogged)
 
     def _judge(self, raw: bytes, priority: Priority, moment: _Moment) -> Transaction | Outcome:
         """Return the transaction if only its signatures are left to check, else its outcome."""
@@ -135,19 +129,19 @@ class Admission:
             tx = decode_hashed(raw, tx_hash)
         except NonCanonical as error:
             return Outcome(Result.REFUSED, None, Code.NON_CANONICAL, str(error))
-        sender = tx.body.sender
-        holder = self._mempool.find(sender, tx.body.tx_id)
+        body = tx.body
+        holder = self._mempool.find(body.sender, body.tx_id)
         if holder is not None and holder.body_hash == tx.body_hash:
             return Outcome(Result.KNOWN, tx, first=holder.hash)
-        view, params, now_ms = moment
+        view, params, now_ms, is_backlogged = moment
         try:
             check_entry(view, tx, chain_id=self._chain_id, now_ms=now_ms, params=params)
         except Refused as refusal:
             return self._describe_refusal(view, tx, refusal)
         if holder is not None:
             return _refuse_second(tx, holder)
-        has_to_wait = priority is Priority.CLIENTS and self._mempool.is_backlogged
-        if has_to_wait or not self._mempool.has_room(participant_of(sender), len(raw)):
+        has_to_wait = is_backlogged and priority is Priority.CLIENTS
+        if has_to_wait or not self._mempool.has_room(body.sender, len(raw)):
             return Outcome(Result.NO_ROOM, tx, Code.MEMPOOL_FULL, _FULL_MESSAGE)
         return tx
 
@@ -199,8 +193,11 @@ class Admission:
         self, transactions: list[Transaction], priority: Priority
     ) -> dict[bytes, Outcome]:
         known = [tx for tx in transactions if self._is_verified(tx.hash)]
-        decided = self._hold(known, [True] * sum(len(tx.signatures) for tx in known))
-        unchecked = [tx for tx in transactions if tx.hash not in decided]
+        decided: dict[bytes, Outcome] = {}
+        unchecked = transactions
+        if known:
+            decided = self._hold(known, [True] * sum([len(tx.signatures) for tx in known]))
+            unchecked = [tx for tx in transactions if tx.hash not in decided]
         if not unchecked:
             return decided
         try:
@@ -217,6 +214,21 @@ class Admission:
 
     def _hold(self, transactions: list[Transaction], verdicts: list[bool]) -> dict[bytes, Outcome]:
         decided: dict[bytes, Outcome] = {}
+        good = transactions
+        if not (all(verdicts) and all(len(tx.signatures) for tx in transactions)):
+            good = self._sort_out(transactions, verdicts, decided)
+        for tx, added in zip(good, self._admit(good) if good else (), strict=True):
+            if added is Added.ADDED:
+                decided[tx.hash] = Outcome(Result.ADMITTED, tx, first=tx.hash)
+            else:
+                decided[tx.hash] = self._describe(tx, added)
+        return decided
+
+    @staticmethod
+    def _sort_out(
+        transactions: list[Transaction], verdicts: list[bool], decided: dict[bytes, Outcome]
+    ) -> list[Transaction]:
+        """Return those whose signatures are good; put down what is wrong with the others."""
         good = []
         position = 0
         for tx in transactions:
@@ -227,12 +239,7 @@ class Admission:
                 message = _name_bad_signatures(tx, verdicts[position:end])
                 decided[tx.hash] = Outcome(Result.REFUSED, tx, Code.BAD_SIGNATURE, message)
             position = end
-        for tx, added in zip(good, self._admit(good) if good else (), strict=True):
-            if added is Added.ADDED:
-                decided[tx.hash] = Outcome(Result.ADMITTED, tx, first=tx.hash)
-            else:
-                decided[tx.hash] = self._describe(tx, added)
-        return decided
+        return good
 
     def _describe(self, tx: Transaction, added: Added) -> Outcome:
         """Return the outcome of a checked transaction that the mempool did not take."""

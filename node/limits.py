@@ -52,6 +52,8 @@ MEMPOOL_MAX_BYTES: Final = 64 * 1024 * 1024
 MEMPOOL_MAX_TRANSACTIONS: Final = 100_000
 MEMPOOL_SHARE_PERCENT: Final = 50
 """Most of the pool that one participant may fill."""
+MAX_REMEMBERED_SENDERS: Final = 65_536
+"""Accounts whose participant is remembered."""
 
 # ---- frames between validators, payload bytes by channel
 MAX_CONTROL_FRAME_BYTES: Final = 4 * 1024

@@ -38,15 +38,15 @@ from atpar.consensus.records import (
 )
 from atpar.consensus.replica import Replica
 from atpar.consensus.types import BlockInfo, EpochStart, Ports, ReplicaConfig, Timing
-from atpar.ledger.authority import check_admission
+from atpar.ledger.authority import check_admission, find_tx_record
 from atpar.ledger.certificates import Finalization
 from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import BlockInvalid, NonCanonical, Refused
 from atpar.ledger.execute import Executed
 from atpar.ledger.keys import verify
-from atpar.ledger.reads import get_tx_record
-from atpar.ledger.state import Backing, View
+from atpar.ledger.records import TxRecord
+from atpar.ledger.state import Backing
 from atpar.ledger.transactions import Transaction
 from atpar.node import actions
 from atpar.node.actions import Action, Input
@@ -266,18 +266,15 @@ class Validator:
         Plain and immediate, so that a caller may answer its client at once; the next `handle` or
         `work` takes them into account.
         """
-        view = self.executor.final.view
-        answers = [self._admit_one(tx, view) for tx in transactions]
+        view, add = self.executor.final.view, self.mempool.add
+        self.verified.add_all([tx.hash for tx in transactions])
+        answers = []
+        for tx in transactions:
+            # It may have become final, from another validator, while its signatures were checked.
+            used = find_tx_record(view, tx.body.sender, tx.body.tx_id)
+            answers.append(add(tx) if used is None else _compare(used, tx))
         self._pending = None
         return answers
-
-    def _admit_one(self, tx: Transaction, view: View) -> Added:
-        self.verified.add(tx.hash)
-        # It may have become final, from another validator, while its signatures were checked.
-        used = get_tx_record(view, tx.body.sender, tx.body.tx_id)
-        if used is not None:
-            return Added.DUPLICATE if used.body_hash == tx.body_hash else Added.ID_REUSED
-        return self.mempool.add(tx)
 
     def doubt(self, transactions: Iterable[Transaction]) -> None:
         """Judge what has waited for long again when the final state moves: nobody may take it.
@@ -705,3 +702,8 @@ class Validator:
         if self._suspects:
             return self._excluded[1].union(self._suspects)
         return self._excluded[1]
+
+
+def _compare(used: TxRecord, tx: Transaction) -> Added:
+    """Return what a transaction is to the executed one that has its sender and id."""
+    return Added.DUPLICATE if used.body_hash == tx.body_hash else Added.ID_REUSED
