@@ -206,6 +206,7 @@ class Network:
         self._roots = roots
         self._section = section
         self._metrics = metrics
+        self._messages = {c: metrics.messages.labels(c.name.lower()) for c in Channel}
         # Jitter and a nonce, neither of them secret.
         self._rng = rng or random.Random()  # noqa: S311
         self._instance = self._rng.randbytes(INSTANCE_BYTES)
@@ -594,7 +595,7 @@ class Network:
 
     async def _dispatch(self, peer: Peer, session: _Session, frame: Frame) -> None:
         peer.counters.frames_received += 1
-        self._metrics.messages.labels(frame.channel.name.lower()).inc()
+        self._messages[frame.channel].inc()
         message = Received(peer.participant, frame.channel, frame.payload)
         match frame.channel:
             case Channel.CONTROL:
