@@ -21,7 +21,7 @@ way nothing of that turn has been sent.
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
 from typing import Protocol, TypeVar
 
@@ -75,6 +75,9 @@ class Links(Protocol):
 
     def broadcast(self, channel: Channel, payload: bytes) -> None:
         """Queue a message for every peer."""
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """Send what is sent inside together, at its end."""
 
     def drop_peer(self, peer: str, reason: str) -> None:
         """Close a peer's connection for a fault."""
@@ -285,9 +288,10 @@ class Driver:
         for action in decided:
             if isinstance(action, actions.Alarm) and action.evidence is not None:
                 await self._keep_evidence(action.evidence)
-        for action in decided:
-            if not isinstance(action, actions.Persist):
-                self._perform(action)
+        with self._links.at_once():
+            for action in decided:
+                if not isinstance(action, actions.Persist):
+                    self._perform(action)
         while self._unsynced > MAX_UNSYNCED_COMMITS:
             self._commits_room = trio.Event()
             await self._commits_room.wait()

@@ -76,8 +76,10 @@ MAX_AWAY_VOTES: Final = 64
 """Latest votes kept for a peer that is not connected."""
 SEND_BATCH_BYTES: Final = 64 * 1024
 """Frames are joined up to this size and sent at once."""
-READ_BYTES: Final = 128 * 1024
-"""Read from a connection at once, and decrypted before anything else runs."""
+SEND_NOW_BYTES: Final = MAX_PROPOSAL_FRAME_BYTES
+"""Sent to one peer within a turn of the driver; what is more is left to the connection's task."""
+READ_BYTES: Final = 1024 * 1024
+"""Read from a connection at once, and decrypted before anything else runs: about a millisecond."""
 
 # ---- what one peer may send
 INBOX_PEER_BYTES: Final = 2 * MAX_FETCH_FRAME_BYTES
