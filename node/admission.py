@@ -94,8 +94,19 @@ class Admission:
         self._get_wall_ms = get_wall_ms
         self._is_verified = is_verified
 
-    async def admit(self, envelopes: Sequence[bytes], priority: Priority) -> list[Outcome]:
-        """Return one outcome per envelope, in order. Raises nothing of its own."""
+    async def admit(
+        self,
+        envelopes: Sequence[bytes],
+        priority: Priority,
+        *,
+        on_held: Callable[[list[Transaction]], None] = lambda _held: None,
+    ) -> list[Outcome]:
+        """Return one outcome per envelope, in order. Raises nothing of its own.
+
+        Args:
+            on_held: told at once of each run of transactions that the mempool took, long before
+                the last of many envelopes is checked.
+        """
         judged: list[Transaction | Outcome] = []
         candidates: dict[bytes, Transaction] = {}
         moment, work = self._take_moment(), 0
@@ -108,7 +119,13 @@ class Admission:
             if work >= ADMISSION_SLICE_BYTES:
                 await trio.lowlevel.checkpoint()
                 moment, work = self._take_moment(), 0
-        decided = await self._verify_and_hold(list(candidates.values()), priority)
+        decided: dict[bytes, Outcome] = {}
+        # A portion is held as soon as it is checked: blocks take it up, and do not check it again.
+        for portion in _cut(list(candidates.values()), self._verifier.portion):
+            decided |= await self._verify_portion(portion, priority)
+            held = [tx for tx in portion if decided[tx.hash].result is Result.ADMITTED]
+            if held:
+                on_held(held)
         return [decided[each.hash] if isinstance(each, Transaction) else each for each in judged]
 
     def _take_moment(self) -> _Moment:
@@ -177,21 +194,10 @@ class Admission:
             return Outcome(Result.KNOWN, tx, first=holder.hash)
         return _refuse_second(tx, holder)
 
-    async def _verify_and_hold(
-        self, transactions: list[Transaction], priority: Priority
-    ) -> dict[bytes, Outcome]:
-        """Return the outcome by envelope hash of transactions that only lack this check.
-
-        A portion is held as soon as it is checked: blocks take it up, and do not check it again.
-        """
-        decided: dict[bytes, Outcome] = {}
-        for portion in _cut(transactions, self._verifier.portion):
-            decided |= await self._verify_portion(portion, priority)
-        return decided
-
     async def _verify_portion(
         self, transactions: list[Transaction], priority: Priority
     ) -> dict[bytes, Outcome]:
+        """Return the outcome by envelope hash of transactions that only lack this check."""
         known = [tx for tx in transactions if self._is_verified(tx.hash)]
         decided: dict[bytes, Outcome] = {}
         unchecked = transactions

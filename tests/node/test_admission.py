@@ -150,6 +150,28 @@ async def test_what_a_block_brings_during_the_check_is_not_checked_again() -> No
     assert desk.admitted == payments
 
 
+async def test_what_is_held_is_told_before_the_rest_is_checked_and_nothing_else_is() -> None:
+    desk = Desk(max_count=2_000)
+    payments = [desk.pay() for _ in range(3 * VERIFY_PIECE_SIGNATURES)]
+    forged = encode_envelope(payments[1].body_bytes, [(payments[1].signatures[0].key, bytes(64))])
+    raws = [payments[0].raw, forged, *(tx.raw for tx in payments[2:]), payments[0].raw]
+    held: list[list[Transaction]] = []
+    checked: list[int] = []
+
+    def note(run: list[Transaction]) -> None:
+        held.append(run)
+        checked.append(desk.count_verified())
+
+    await desk.admission.admit(raws, Priority.CLIENTS, on_held=note)
+    assert checked == [VERIFY_PIECE_SIGNATURES * n for n in (1, 2, 3)]
+    assert [tx.hash for run in held for tx in run] == [
+        tx.hash for tx in payments if tx is not payments[1]
+    ]
+    held.clear()
+    await desk.admission.admit(raws[:5], Priority.CLIENTS, on_held=note)
+    assert held == []
+
+
 async def test_no_signature_is_never_a_good_one() -> None:
     desk = Desk()
     bare = decode_transaction(encode_envelope(desk.pay().body_bytes, []))
