@@ -16,13 +16,14 @@ import trio
 from atpar.ledger.authority import check_entry, get_params
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import NonCanonical, Refused
+from atpar.ledger.keys import SignedTriple
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.reads import get_tx_record
 from atpar.ledger.records import Params
 from atpar.ledger.state import View
 from atpar.ledger.transactions import Transaction, decode_hashed, hash_envelope
 from atpar.node.errors import VerifierBusy, VerifierStopped
-from atpar.node.limits import ADMISSION_SLICE_BYTES
+from atpar.node.limits import ADMISSION_SLICE_BYTES, CLIENTS_PATIENCE_S
 from atpar.node.mempool import Added, Mempool
 from atpar.node.verifier import Priority, Verifier
 
@@ -120,9 +121,10 @@ class Admission:
                 await trio.lowlevel.checkpoint()
                 moment, work = self._take_moment(), 0
         decided: dict[bytes, Outcome] = {}
+        yields_until = trio.current_time() + CLIENTS_PATIENCE_S
         # A portion is held as soon as it is checked: blocks take it up, and do not check it again.
         for portion in _cut(list(candidates.values()), self._verifier.portion):
-            decided |= await self._verify_portion(portion, priority)
+            decided |= await self._verify_portion(portion, priority, yields_until)
             held = [tx for tx in portion if decided[tx.hash].result is Result.ADMITTED]
             if held:
                 on_held(held)
@@ -195,7 +197,7 @@ class Admission:
         return _refuse_second(tx, holder)
 
     async def _verify_portion(
-        self, transactions: list[Transaction], priority: Priority
+        self, transactions: list[Transaction], priority: Priority, yields_until: float
     ) -> dict[bytes, Outcome]:
         """Return the outcome by envelope hash of transactions that only lack this check."""
         known = [tx for tx in transactions if self._is_verified(tx.hash)]
@@ -208,7 +210,7 @@ class Admission:
             return decided
         try:
             triples = [triple for tx in unchecked for triple in tx.compute_triples()]
-            verdicts = await self._verifier.verify(triples, priority)
+            verdicts = await self._check(triples, priority, yields_until)
         except VerifierBusy:
             code, message = Code.MEMPOOL_FULL, _FULL_MESSAGE
         except VerifierStopped:
@@ -217,6 +219,20 @@ class Admission:
             return decided | self._hold(unchecked, verdicts)
         refused = {tx.hash: Outcome(Result.NO_ROOM, tx, code, message) for tx in unchecked}
         return decided | refused
+
+    async def _check(
+        self, triples: Sequence[SignedTriple], priority: Priority, yields_until: float
+    ) -> list[bool]:
+        """Return the verdicts; what clients brought stands behind gossip, but not for ever.
+
+        Where gossip never ends for a while, a node's own clients would wait for seconds while those
+        of other nodes are served.
+        """
+        if priority is Priority.CLIENTS:
+            with trio.move_on_at(yields_until):
+                return await self._verifier.verify(triples, priority)
+            priority = Priority.GOSSIP
+        return await self._verifier.verify(triples, priority)
 
     def _hold(self, transactions: list[Transaction], verdicts: list[bool]) -> dict[bytes, Outcome]:
         decided: dict[bytes, Outcome] = {}

@@ -112,6 +112,9 @@ MIN_PACED_OPS: Final = 100
 """Blocks with fewer operations say little about what one costs."""
 PACER_WEIGHT: Final = 0.3
 """Of the newest block in the smoothed cost of an operation."""
+BLOCK_GAP_S: Final = 1.5
+"""Between two proposals, times the share of the time that the payments in blocks take."""
+MAX_BLOCK_GAP_S: Final = 0.25
 CLIENT_BACKLOG_BLOCKS: Final = 6
 """Clients are asked to wait once so many full blocks of operations are pending."""
 
@@ -184,6 +187,8 @@ MAX_SUBMISSIONS_ADMITTED: Final = 2
 """Submissions that are judged at a time: each takes a share of the loop that also votes."""
 CLIENTS_YIELD_S: Final = 0.2
 """How long a submission waits while gossip is behind."""
+CLIENTS_PATIENCE_S: Final = 0.3
+"""How long a submission's signatures stand behind those of gossip; then they take turns."""
 MAX_SUBMISSIONS_WAITING: Final = 8
 """Further ones that wait for their turn; beyond that clients are asked to come back."""
 

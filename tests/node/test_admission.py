@@ -8,6 +8,7 @@ import trio
 from atpar.ledger.codes import Code
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.transactions import Transaction, decode_transaction, encode_envelope
+from atpar.node import admission as admission_module
 from atpar.node.admission import Admission, Outcome, Result
 from atpar.node.limits import (
     ADMISSION_SLICE_BYTES,
@@ -338,3 +339,26 @@ async def test_reused_id_shows_both_body_hashes(runs_first: bool) -> None:
     assert outcome.message.startswith("tx_id: ")
     assert first.body_hash.hex() in outcome.message
     assert other.body_hash.hex() in outcome.message
+
+
+async def test_clients_stand_behind_gossip_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission_module, "CLIENTS_PATIENCE_S", 0.1)
+    desk = Desk()
+    others = [desk.pay() for _ in range(2)]
+
+    async def gossip(tx: Transaction) -> None:
+        while True:
+            await desk.verifier.verify(tx.compute_triples() * 50, Priority.GOSSIP)
+
+    async with trio.open_nursery() as nursery:
+        for tx in others:
+            nursery.start_soon(gossip, tx)
+        await trio.lowlevel.checkpoint()
+        began = trio.current_time()
+        with trio.fail_after(10):
+            outcome = await desk.submit_one(desk.pay().raw)
+        assert outcome.result is Result.ADMITTED
+        assert trio.current_time() - began >= 0.1
+        nursery.cancel_scope.cancel()
