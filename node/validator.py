@@ -133,6 +133,10 @@ class Validator:
         """Why this node stopped for safety; None while it runs."""
         self.connected: dict[str, bool] = {}
         """Connected peers -> whether anything was heard from them on this connection."""
+        self.block_gap_ms = 0
+        """Least time between the last proposal and building the next block, while the next would
+        not be full: see `pacing`."""
+        self._proposed_ms = 0
         self._epoch_start = position.start
         self._epoch_blocks = position.epoch_blocks
         self._leaving: set[str] = set()
@@ -206,12 +210,25 @@ class Validator:
     @property
     def deadline_ms(self) -> int | None:
         """When the next `Ticked` is due on the monotonic clock; None: nothing to wait for."""
-        return None if self.halted is not None else self._replica.deadline_ms
+        if self.halted is not None:
+            return None
+        due = self._replica.deadline_ms
+        if self._is_holding:
+            build_at = self._proposed_ms + self.block_gap_ms
+            return build_at if due is None else min(due, build_at)
+        return due
 
     @property
     def has_work(self) -> bool:
         """Whether `work` has something to do."""
-        return bool(self._work) and self.halted is None
+        return bool(self._work) and self.halted is None and not self._is_holding
+
+    @property
+    def _is_holding(self) -> bool:
+        """Whether building a block waits, so that more payments share what a block costs."""
+        if len(self._work) != 1 or self._now_ms >= self._proposed_ms + self.block_gap_ms:
+            return False
+        return isinstance(self._work[0], BuildBlock) and self.mempool.ops < self.mempool.block_ops
 
     def start(self, *, now_ms: int, wall_ms: int) -> list[Action]:
         """Begin, once, before any `handle`."""
@@ -253,6 +270,7 @@ class Validator:
         if not self.has_work:
             return []
         task = self._work.popleft()
+        self._proposed_ms = self._now_ms
         if isinstance(task, BuildBlock):
             self._build(task)
         else:
