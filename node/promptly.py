@@ -6,19 +6,21 @@ checks holds it for milliseconds), and the result waits for two rounds of all ot
 of half a millisecond became one of twenty, three times in a row on the way of every payment.
 
 So the loop stands still for a moment, which leaves the interpreter to the thread, and goes on right
-after it. A disk that is slow, or hangs, costs that moment once: the loop then turns to other tasks
-until the work is done, and does not stand still for the next work either, as long as it stays slow.
+after it. Where the disk is slow, or other processes want the processor more, that moment would be
+lost every time: once it was not enough, the loop turns to other tasks until the work is done, and
+does so for the next few works at once.
 """
 
 from collections.abc import Callable
 from threading import Lock
-from time import perf_counter
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import outcome
 import trio
 
 T = TypeVar("T")
+
+PASSES: Final = 7
 
 
 class PromptThread:
@@ -27,17 +29,22 @@ class PromptThread:
     def __init__(self, *, patience_s: float) -> None:
         """`patience_s`: how long the loop may stand still for one piece of work."""
         self._patience_s = patience_s
-        self.is_slow = False
-        """Whether the last work took longer than that: then the loop does not wait in place."""
+        self._passes = 0
+        """Works for which the loop does not stand still, because one has taken too long."""
 
     async def run(self, work: Callable[[], T]) -> T:
         """Return what the work returns, or raise what it raises. It is never abandoned."""
-        job = _Job(work)
-        trio.lowlevel.start_thread_soon(job.work, job.deliver)
-        if self.is_slow or not job.done.acquire(timeout=self._patience_s):
+        job: _Job[T] = _Job()
+        trio.lowlevel.start_thread_soon(work, job.deliver)
+        if self._passes:
+            self._passes -= 1
+            is_done = False
+        else:
+            is_done = job.done.acquire(timeout=self._patience_s)
+            self._passes = 0 if is_done else PASSES
+        if not is_done:
             with trio.CancelScope(shield=True):
                 await job.wait()
-        self.is_slow = job.seconds > self._patience_s
         assert job.result is not None, "it is done"
         return job.result.unwrap()
 
@@ -45,25 +52,14 @@ class PromptThread:
 class _Job(Generic[T]):
     """One piece of work, shared between the loop and the thread."""
 
-    def __init__(self, work: Callable[[], T]) -> None:
+    def __init__(self) -> None:
         self.result: outcome.Outcome[T] | None = None
-        self.seconds = 0.0
-        """How long the work took, without the ways to the thread and back."""
         self.done = Lock()
         """Free once the result is there."""
         self.done.acquire()
-        self._work = work
         self._token = trio.lowlevel.current_trio_token()
         self._is_awaited = False
         self._wakeup = trio.Event()
-
-    def work(self) -> T:
-        """In the thread: do it."""
-        started = perf_counter()
-        try:
-            return self._work()
-        finally:
-            self.seconds = perf_counter() - started
 
     def deliver(self, result: outcome.Outcome[T]) -> None:
         """In the thread: hand over the result, and wake whoever awaits it by now."""
