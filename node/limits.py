@@ -163,7 +163,7 @@ MAX_GREETING_TRANSACTIONS: Final = 2_000
 """Pending transactions sent to a peer that connects."""
 GOSSIP_TAKE_BYTES: Final = 256 * 1024
 """Received frames are judged together up to about this size."""
-GOSSIP_INTERVAL_S: Final = 0.002
+GOSSIP_INTERVAL_S: Final = 0.01
 """Least time between two rounds of sending, so that frames fill under load."""
 GOSSIP_REMIND_S: Final = 1.0
 """A transaction that a client brought here and that waits this long goes to the leader again."""
@@ -187,7 +187,7 @@ MAX_SUBMISSIONS_ADMITTED: Final = 2
 """Submissions that are judged at a time: each takes a share of the loop that also votes."""
 CLIENTS_YIELD_S: Final = 0.2
 """How long a submission waits while gossip is behind."""
-CLIENTS_PATIENCE_S: Final = 0.3
+CLIENTS_PATIENCE_S: Final = 1.0
 """How long a submission's signatures stand behind those of gossip; then they take turns."""
 MAX_SUBMISSIONS_WAITING: Final = 8
 """Further ones that wait for their turn; beyond that clients are asked to come back."""
