@@ -16,14 +16,14 @@ import trio
 from atpar.ledger.authority import check_entry, get_params
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import NonCanonical, Refused
+from atpar.ledger.keys import SignedTriple
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.reads import get_tx_record
 from atpar.ledger.records import Params
 from atpar.ledger.state import View
 from atpar.ledger.transactions import Transaction, decode_hashed, hash_envelope
-from atpar.ledger.types import participant_of
 from atpar.node.errors import VerifierBusy, VerifierStopped
-from atpar.node.limits import ADMISSION_SLICE_BYTES
+from atpar.node.limits import ADMISSION_SLICE_BYTES, CLIENTS_PATIENCE_S
 from atpar.node.mempool import Added, Mempool
 from atpar.node.verifier import Priority, Verifier
 
@@ -60,6 +60,8 @@ class _Moment(NamedTuple):
     view: View
     params: Params
     now_ms: int
+    is_backlogged: bool
+    """Whether clients have to wait. Nothing enters the mempool before the moment is over."""
 
 
 class Admission:
@@ -93,34 +95,45 @@ class Admission:
         self._get_wall_ms = get_wall_ms
         self._is_verified = is_verified
 
-    async def admit(self, envelopes: Sequence[bytes], priority: Priority) -> list[Outcome]:
-        """Return one outcome per envelope, in order. Raises nothing of its own."""
-        outcomes: list[Outcome | None] = []
+    async def admit(
+        self,
+        envelopes: Sequence[bytes],
+        priority: Priority,
+        *,
+        on_held: Callable[[list[Transaction]], None] = lambda _held: None,
+    ) -> list[Outcome]:
+        """Return one outcome per envelope, in order. Raises nothing of its own.
+
+        Args:
+            on_held: told at once of each run of transactions that the mempool took, long before
+                the last of many envelopes is checked.
+        """
+        judged: list[Transaction | Outcome] = []
         candidates: dict[bytes, Transaction] = {}
-        hashes: list[bytes] = []
         moment, work = self._take_moment(), 0
         for raw in envelopes:
-            judged = self._judge(raw, priority, moment)
-            if isinstance(judged, Transaction):
-                candidates.setdefault(judged.hash, judged)
-                hashes.append(judged.hash)
-                outcomes.append(None)
-            else:
-                hashes.append(b"")
-                outcomes.append(judged)
+            each = self._judge(raw, priority, moment)
+            judged.append(each)
+            if isinstance(each, Transaction):
+                candidates.setdefault(each.hash, each)
             work += len(raw)
             if work >= ADMISSION_SLICE_BYTES:
                 await trio.lowlevel.checkpoint()
                 moment, work = self._take_moment(), 0
-        decided = await self._verify_and_hold(list(candidates.values()), priority)
-        return [
-            decided[tx_hash] if outcome is None else outcome
-            for tx_hash, outcome in zip(hashes, outcomes, strict=True)
-        ]
+        decided: dict[bytes, Outcome] = {}
+        yields_until = trio.current_time() + CLIENTS_PATIENCE_S
+        # A portion is held as soon as it is checked: blocks take it up, and do not check it again.
+        for portion in _cut(list(candidates.values()), self._verifier.portion):
+            decided |= await self._verify_portion(portion, priority, yields_until)
+            held = [tx for tx in portion if decided[tx.hash].result is Result.ADMITTED]
+            if held:
+                on_held(held)
+        return [decided[each.hash] if isinstance(each, Transaction) else each for each in judged]
 
     def _take_moment(self) -> _Moment:
         view = self._get_final()
-        return _Moment(view, get_params(view), self._get_wall_ms())
+        is_backlogged = self._mempool.is_backlogged
+        return _Moment(view, get_params(view), self._get_wall_ms(), is_backlogged)
 
     def _judge(self, raw: bytes, priority: Priority, moment: _Moment) -> Transaction | Outcome:
         """Return the transaction if only its signatures are left to check, else its outcome."""
@@ -135,19 +148,19 @@ class Admission:
             tx = decode_hashed(raw, tx_hash)
         except NonCanonical as error:
             return Outcome(Result.REFUSED, None, Code.NON_CANONICAL, str(error))
-        sender = tx.body.sender
-        holder = self._mempool.find(sender, tx.body.tx_id)
+        body = tx.body
+        holder = self._mempool.find(body.sender, body.tx_id)
         if holder is not None and holder.body_hash == tx.body_hash:
             return Outcome(Result.KNOWN, tx, first=holder.hash)
-        view, params, now_ms = moment
+        view, params, now_ms, is_backlogged = moment
         try:
             check_entry(view, tx, chain_id=self._chain_id, now_ms=now_ms, params=params)
         except Refused as refusal:
             return self._describe_refusal(view, tx, refusal)
         if holder is not None:
             return _refuse_second(tx, holder)
-        has_to_wait = priority is Priority.CLIENTS and self._mempool.is_backlogged
-        if has_to_wait or not self._mempool.has_room(participant_of(sender), len(raw)):
+        has_to_wait = is_backlogged and priority is Priority.CLIENTS
+        if has_to_wait or not self._mempool.has_room(body.sender, len(raw)):
             return Outcome(Result.NO_ROOM, tx, Code.MEMPOOL_FULL, _FULL_MESSAGE)
         return tx
 
@@ -183,29 +196,21 @@ class Admission:
             return Outcome(Result.KNOWN, tx, first=holder.hash)
         return _refuse_second(tx, holder)
 
-    async def _verify_and_hold(
-        self, transactions: list[Transaction], priority: Priority
-    ) -> dict[bytes, Outcome]:
-        """Return the outcome by envelope hash of transactions that only lack this check.
-
-        A portion is held as soon as it is checked: blocks take it up, and do not check it again.
-        """
-        decided: dict[bytes, Outcome] = {}
-        for portion in _cut(transactions, self._verifier.portion):
-            decided |= await self._verify_portion(portion, priority)
-        return decided
-
     async def _verify_portion(
-        self, transactions: list[Transaction], priority: Priority
+        self, transactions: list[Transaction], priority: Priority, yields_until: float
     ) -> dict[bytes, Outcome]:
+        """Return the outcome by envelope hash of transactions that only lack this check."""
         known = [tx for tx in transactions if self._is_verified(tx.hash)]
-        decided = self._hold(known, [True] * sum(len(tx.signatures) for tx in known))
-        unchecked = [tx for tx in transactions if tx.hash not in decided]
+        decided: dict[bytes, Outcome] = {}
+        unchecked = transactions
+        if known:
+            decided = self._hold(known, [True] * sum([len(tx.signatures) for tx in known]))
+            unchecked = [tx for tx in transactions if tx.hash not in decided]
         if not unchecked:
             return decided
         try:
             triples = [triple for tx in unchecked for triple in tx.compute_triples()]
-            verdicts = await self._verifier.verify(triples, priority)
+            verdicts = await self._check(triples, priority, yields_until)
         except VerifierBusy:
             code, message = Code.MEMPOOL_FULL, _FULL_MESSAGE
         except VerifierStopped:
@@ -215,8 +220,37 @@ class Admission:
         refused = {tx.hash: Outcome(Result.NO_ROOM, tx, code, message) for tx in unchecked}
         return decided | refused
 
+    async def _check(
+        self, triples: Sequence[SignedTriple], priority: Priority, yields_until: float
+    ) -> list[bool]:
+        """Return the verdicts; what clients brought stands behind gossip, but not for ever.
+
+        Where gossip never ends for a while, a node's own clients would wait for seconds while those
+        of other nodes are served.
+        """
+        if priority is Priority.CLIENTS:
+            with trio.move_on_at(yields_until):
+                return await self._verifier.verify(triples, priority)
+            priority = Priority.GOSSIP
+        return await self._verifier.verify(triples, priority)
+
     def _hold(self, transactions: list[Transaction], verdicts: list[bool]) -> dict[bytes, Outcome]:
         decided: dict[bytes, Outcome] = {}
+        good = transactions
+        if not (all(verdicts) and all(len(tx.signatures) for tx in transactions)):
+            good = self._sort_out(transactions, verdicts, decided)
+        for tx, added in zip(good, self._admit(good) if good else (), strict=True):
+            if added is Added.ADDED:
+                decided[tx.hash] = Outcome(Result.ADMITTED, tx, first=tx.hash)
+            else:
+                decided[tx.hash] = self._describe(tx, added)
+        return decided
+
+    @staticmethod
+    def _sort_out(
+        transactions: list[Transaction], verdicts: list[bool], decided: dict[bytes, Outcome]
+    ) -> list[Transaction]:
+        """Return those whose signatures are good; put down what is wrong with the others."""
         good = []
         position = 0
         for tx in transactions:
@@ -227,12 +261,7 @@ class Admission:
                 message = _name_bad_signatures(tx, verdicts[position:end])
                 decided[tx.hash] = Outcome(Result.REFUSED, tx, Code.BAD_SIGNATURE, message)
             position = end
-        for tx, added in zip(good, self._admit(good) if good else (), strict=True):
-            if added is Added.ADDED:
-                decided[tx.hash] = Outcome(Result.ADMITTED, tx, first=tx.hash)
-            else:
-                decided[tx.hash] = self._describe(tx, added)
-        return decided
+        return good
 
     def _describe(self, tx: Transaction, added: Added) -> Outcome:
         """Return the outcome of a checked transaction that the mempool did not take."""

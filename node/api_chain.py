@@ -88,7 +88,7 @@ def _get_receipts(call: Call, height: int) -> bytes:
         raise Problem(
             ApiCode.FORBIDDEN, "receipts: all of a block, and this token reads those of some only"
         )
-    return encode(call.reader.get_receipts(height) or ())
+    return call.reader.get_receipts_bytes(height) or encode(())
 
 
 async def _list_transactions(

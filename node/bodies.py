@@ -5,6 +5,7 @@ after its transactions hash to the header's `tx_root`; without that check a peer
 header with other transactions, and a certified block would look invalid here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -140,3 +141,11 @@ class VerifiedCache:
         if len(self._young) >= self._generation:
             self._old, self._young = self._young, set()
         self._young.add(tx_hash)
+
+    def add_all(self, tx_hashes: Sequence[bytes]) -> None:
+        """Remember many envelopes."""
+        if len(self._young) + len(tx_hashes) <= self._generation:
+            self._young.update(tx_hashes)
+            return
+        for tx_hash in tx_hashes:
+            self.add(tx_hash)

@@ -21,7 +21,7 @@ way nothing of that turn has been sent.
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
 from typing import Protocol, TypeVar
 
@@ -40,6 +40,7 @@ from atpar.node.framing import Channel
 from atpar.node.journal import Journal
 from atpar.node.limits import (
     JOURNAL_COMPACT_BYTES,
+    JOURNAL_PATIENCE_S,
     MAX_SERVES_PER_PEER,
     MAX_SERVING_THREADS,
     MAX_TIMER_DEFERRALS,
@@ -50,6 +51,7 @@ from atpar.node.limits import (
 from atpar.node.mempool import Added
 from atpar.node.metrics import Metrics
 from atpar.node.peers import Inbox
+from atpar.node.promptly import PromptThread
 from atpar.node.serving import answer
 from atpar.node.store import FinalBlock, Store
 from atpar.node.validator import Validator
@@ -73,6 +75,9 @@ class Links(Protocol):
 
     def broadcast(self, channel: Channel, payload: bytes) -> None:
         """Queue a message for every peer."""
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """Send what is sent inside together, at its end."""
 
     def drop_peer(self, peer: str, reason: str) -> None:
         """Close a peer's connection for a fault."""
@@ -150,7 +155,7 @@ class Driver:
         self._deferrals = 0
         self._nursery: trio.Nursery | None = None
         # Threads of its own: however many the API has in use, the journal never waits for one.
-        self._journal_thread = trio.CapacityLimiter(1)
+        self._journal_thread = PromptThread(patience_s=JOURNAL_PATIENCE_S)
         self._store_thread = trio.CapacityLimiter(1)
         self._serving_threads = trio.CapacityLimiter(MAX_SERVING_THREADS)
         links.inbox.on_arrival = self._wake
@@ -283,9 +288,10 @@ class Driver:
         for action in decided:
             if isinstance(action, actions.Alarm) and action.evidence is not None:
                 await self._keep_evidence(action.evidence)
-        for action in decided:
-            if not isinstance(action, actions.Persist):
-                self._perform(action)
+        with self._links.at_once():
+            for action in decided:
+                if not isinstance(action, actions.Persist):
+                    self._perform(action)
         while self._unsynced > MAX_UNSYNCED_COMMITS:
             self._commits_room = trio.Event()
             await self._commits_room.wait()
@@ -293,7 +299,7 @@ class Driver:
     async def _append(self, records: list[bytes]) -> None:
         """Return once the records are on the disk; DiskFault ends the node."""
         started = perf_counter()
-        await _in_thread(lambda: _get(self._journal).append(records), self._journal_thread)
+        await self._journal_thread.run(lambda: _get(self._journal).append(records))
         self._metrics.journal_fsync_seconds.observe(perf_counter() - started)
 
     async def _keep_evidence(self, evidence: Evidence) -> None:
@@ -399,7 +405,7 @@ class Driver:
         self._wants_rewrite = False
         journal = _get(self._journal)
         records = self.validator.compact_journal()
-        await _in_thread(lambda: journal.rewrite(records), self._journal_thread)
+        await self._journal_thread.run(lambda: journal.rewrite(records))
         self._rewritten_bytes = journal.size
 
     # ---- peers that catch up

@@ -303,6 +303,9 @@ class Reader(Protocol):
     def get_receipts(self, height: int) -> tuple[Receipt, ...] | None:
         """Return the receipts of a block, in order; None where there is no block."""
 
+    def get_receipts_bytes(self, height: int) -> bytes | None:
+        """Return the receipts of a block as one encoded list; None where there is no block."""
+
     def get_finality_path(self, height: int) -> FinalityPath | None:
         """Return what makes the block at a height final; None where there is no block."""
 

@@ -59,6 +59,8 @@ _FAULTS: Final = frozenset(
 )
 """Refusals that depend on the bytes alone: an honest peer would have refused them too."""
 
+_GOOD: Final = (Result.ADMITTED, Result.KNOWN)
+
 
 class Batch(Wire, frozen=True):
     """The payload of a frame of the channel TRANSACTIONS."""
@@ -177,12 +179,13 @@ class Gossip:
         sources: list[str] = []
         raws: list[bytes] = []
         for message in messages:
-            for raw in self._unpack(message):
-                sources.append(message.peer)
-                raws.append(raw)
+            envelopes = self._unpack(message)
+            raws += envelopes
+            sources += [message.peer] * len(envelopes)
         outcomes = await self._admission.admit(raws, Priority.GOSSIP)
         for peer, outcome in zip(sources, outcomes, strict=True):
-            self._hold_to_account(peer, outcome)
+            if outcome.result not in _GOOD:
+                self._hold_to_account(peer, outcome)
 
     def _unpack(self, message: Received) -> Sequence[bytes]:
         """Return the envelopes of a frame."""

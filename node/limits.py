@@ -35,6 +35,8 @@ MAX_JOURNAL_BYTES: Final = 1024 * 1024 * 1024
 """Past this the node stops: a journal that cannot be compacted means that nothing commits."""
 JOURNAL_COMPACT_BYTES: Final = 8 * 1024 * 1024
 """A journal longer than this is rewritten without its covered records after the next commit."""
+JOURNAL_PATIENCE_S: Final = 0.003
+"""The loop stands still for an fsync for so long at most: quicker than giving others a turn."""
 
 # ---- the executor
 MAX_SPECULATIVE_BLOCKS: Final = 256
@@ -50,6 +52,8 @@ MEMPOOL_MAX_BYTES: Final = 64 * 1024 * 1024
 MEMPOOL_MAX_TRANSACTIONS: Final = 100_000
 MEMPOOL_SHARE_PERCENT: Final = 50
 """Most of the pool that one participant may fill."""
+MAX_REMEMBERED_SENDERS: Final = 65_536
+"""Accounts whose participant is remembered."""
 
 # ---- frames between validators, payload bytes by channel
 MAX_CONTROL_FRAME_BYTES: Final = 4 * 1024
@@ -72,8 +76,10 @@ MAX_AWAY_VOTES: Final = 64
 """Latest votes kept for a peer that is not connected."""
 SEND_BATCH_BYTES: Final = 64 * 1024
 """Frames are joined up to this size and sent at once."""
-READ_BYTES: Final = 128 * 1024
-"""Read from a connection at once, and decrypted before anything else runs."""
+SEND_NOW_BYTES: Final = MAX_PROPOSAL_FRAME_BYTES
+"""Sent to one peer within a turn of the driver; what is more is left to the connection's task."""
+READ_BYTES: Final = 1024 * 1024
+"""Read from a connection at once, and decrypted before anything else runs: about a millisecond."""
 
 # ---- what one peer may send
 INBOX_PEER_BYTES: Final = 2 * MAX_FETCH_FRAME_BYTES
@@ -106,6 +112,9 @@ MIN_PACED_OPS: Final = 100
 """Blocks with fewer operations say little about what one costs."""
 PACER_WEIGHT: Final = 0.3
 """Of the newest block in the smoothed cost of an operation."""
+BLOCK_GAP_S: Final = 1.5
+"""Between two proposals, times the share of the time that the payments in blocks take."""
+MAX_BLOCK_GAP_S: Final = 0.25
 CLIENT_BACKLOG_BLOCKS: Final = 6
 """Clients are asked to wait once so many full blocks of operations are pending."""
 
@@ -160,7 +169,7 @@ MAX_GREETING_TRANSACTIONS: Final = 2_000
 """Pending transactions sent to a peer that connects."""
 GOSSIP_TAKE_BYTES: Final = 256 * 1024
 """Received frames are judged together up to about this size."""
-GOSSIP_INTERVAL_S: Final = 0.002
+GOSSIP_INTERVAL_S: Final = 0.01
 """Least time between two rounds of sending, so that frames fill under load."""
 GOSSIP_REMIND_S: Final = 1.0
 """A transaction that a client brought here and that waits this long goes to the leader again."""
@@ -184,6 +193,8 @@ MAX_SUBMISSIONS_ADMITTED: Final = 2
 """Submissions that are judged at a time: each takes a share of the loop that also votes."""
 CLIENTS_YIELD_S: Final = 0.2
 """How long a submission waits while gossip is behind."""
+CLIENTS_PATIENCE_S: Final = 1.0
+"""How long a submission's signatures stand behind those of gossip; then they take turns."""
 MAX_SUBMISSIONS_WAITING: Final = 8
 """Further ones that wait for their turn; beyond that clients are asked to come back."""
 

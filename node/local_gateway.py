@@ -126,26 +126,25 @@ class LocalGateway:
             # What peers pass on may stand in the next block: so it goes first, for a while.
             with trio.move_on_after(CLIENTS_YIELD_S):
                 await self._network.gossip_inbox.wait_empty()
-            outcomes = await self._admission.admit(envelopes, Priority.CLIENTS)
-        self._note_admitted(outcomes)
+            outcomes = await self._admission.admit(
+                envelopes, Priority.CLIENTS, on_held=self._note_held
+            )
+        for outcome in outcomes:
+            if outcome.result not in (Result.ADMITTED, Result.KNOWN):
+                self._metrics.refused.labels(outcome.code.name).inc()
         states = []
         for position, outcome in enumerate(outcomes):
             await _yield_now_and_then(position)
             states.append(self._describe(outcome))
         return states
 
-    def _note_admitted(self, outcomes: Sequence[Outcome]) -> None:
+    def _note_held(self, transactions: list[Transaction]) -> None:
+        """Pass on what clients brought: a block of it finds its signatures checked elsewhere."""
         now = trio.current_time()
-        admitted = []
-        for outcome in outcomes:
-            tx = outcome.transaction
-            if outcome.result is Result.ADMITTED and tx is not None:
-                admitted.append(tx)
-                self._recent.pop(tx.hash, None)
-                _remember(self._admitted_at, tx.hash, now)
-            elif outcome.result is not Result.KNOWN:
-                self._metrics.refused.labels(outcome.code.name).inc()
-        self._gossip.announce(admitted)
+        for tx in transactions:
+            self._recent.pop(tx.hash, None)
+            _remember(self._admitted_at, tx.hash, now)
+        self._gossip.announce(transactions)
 
     def _describe(self, outcome: Outcome) -> TransactionState:
         """Return the state that answers one submitted envelope."""

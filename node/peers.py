@@ -121,8 +121,11 @@ class SendQueue:
     def __len__(self) -> int:
         return sum(len(lane.frames) for lane in self._lanes.values())
 
-    def put(self, channel: Channel, payload: bytes) -> None:
-        """Queue a frame; at a bound the channel's oldest or this one is dropped and counted."""
+    def put(self, channel: Channel, payload: bytes, *, wakes: bool = True) -> None:
+        """Queue a frame; at a bound the channel's oldest or this one is dropped and counted.
+
+        `wakes`: whether to tell the task that takes; otherwise the caller takes, or calls `wake`.
+        """
         lane = self._lanes[channel]
         bound = _BOUNDS[channel]
         while lane.frames and (
@@ -136,6 +139,11 @@ class SendQueue:
         lane.frames.append((due, payload))
         lane.bytes += len(payload)
         self.bytes += len(payload)
+        if wakes:
+            self._wakeup.set()
+
+    def wake(self) -> None:
+        """Tell the task that takes that there is something to do."""
         self._wakeup.set()
 
     def take(self, *, max_bytes: int = SEND_BATCH_BYTES) -> bytes:

@@ -371,8 +371,9 @@ class _Node:
         self.network.on_vote = self.votes.note_frame
         self.gateway.update_peers = self._update_peers
 
-    def _pace_blocks(self, max_ops: int) -> None:
-        self.mempool.block_ops = max_ops
+    def _pace_blocks(self, pacer: BlockPacer) -> None:
+        self.mempool.block_ops = pacer.max_ops
+        self.validator.block_gap_ms = int(pacer.gap_s * 1_000)
 
     def _admit(self, transactions: Sequence[Transaction]) -> list[Added]:
         return self.driver.admit(transactions)

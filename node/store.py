@@ -233,6 +233,10 @@ class Store:
         """Return the receipts of a block, in order; None where there is no block."""
         return _find(self._engine, _key(b"r", height), _RECEIPTS)
 
+    def get_receipts_bytes(self, height: int) -> bytes | None:
+        """Return the receipts of a block as one encoded list; None where there is no block."""
+        return self._engine.get(_key(b"r", height))
+
     def get_finalization(self, height: int) -> Finalization | None:
         """Return the finalization of the block at a height itself, or None if it has none."""
         return _find(self._engine, _key(b"f", height), FINALIZATION)

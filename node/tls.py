@@ -2,12 +2,14 @@
 
 trio's own `SSLStream` gives out one record of 16 KiB at a time and takes locks around each. Between
 validators, where a block is hundreds of records, that was a tenth of the processor time; here all
-records that have arrived are decrypted at once, and a run is encrypted and sent as a whole.
+records that have arrived are decrypted at once, and a run is encrypted and sent as a whole. A block
+of a thousand payments is one read: each further one would wait for a round of all other tasks.
 
 Not a general stream: one task reads, one task sends, and neither before the handshake is over.
 TLS 1.3 has no renegotiation; an answer to a key update goes out with what is sent next.
 """
 
+import os
 import ssl
 from contextlib import suppress
 from typing import Final
@@ -29,7 +31,8 @@ class TlsStream(trio.abc.AsyncResource):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
-        self._buffer = bytearray(READ_BYTES)
+        self._unsent = memoryview(b"")
+        """Encrypted, and not yet taken by the system."""
 
     async def do_handshake(self) -> None:
         """Finish the handshake.
@@ -79,34 +82,73 @@ class TlsStream(trio.abc.AsyncResource):
             return b"".join(pieces)
 
     async def send_all(self, data: bytes) -> None:
-        """Send bytes, all of them.
+        """Send bytes, all of them, behind what `send_now` left. Waits for nothing else.
 
         Raises:
             trio.BrokenResourceError: the connection broke.
         """
+        self._encrypt(data)
+        await self._flush()
+
+    def send_now(self, data: bytes) -> bool:
+        """Send what the system takes without waiting; return whether that was everything.
+
+        Not while another task is in `send_all`, which sends what is left.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke.
+        """
+        self._encrypt(data)
+        return self._push()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether `send_now` left something to be sent."""
+        return bool(self._unsent)
+
+    def _encrypt(self, data: bytes) -> None:
         left = memoryview(data)
         try:
             while left:
                 left = left[self._tls.write(left) :]
         except ssl.SSLError as error:
             raise trio.BrokenResourceError(f"TLS: {error}") from error
-        await self._flush()
 
     async def aclose(self) -> None:
         """Close the connection without ceremony: its messages end where they end anyway."""
         await trio.aclose_forcefully(self._tcp)
 
     async def _flush(self) -> None:
-        if self._outgoing.pending:
-            await self._tcp.send_all(self._outgoing.read())
+        while not self._push():
+            await trio.lowlevel.wait_writable(self._tcp.socket)
+
+    def _push(self) -> bool:
+        """Hand the system what is encrypted; return whether it took everything."""
+        while self._unsent or self._outgoing.pending:
+            if not self._unsent:
+                self._unsent = memoryview(self._outgoing.read())
+            try:
+                taken = os.write(self._tcp.socket.fileno(), self._unsent)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                raise trio.BrokenResourceError(f"connection broken: {error}") from error
+            self._unsent = self._unsent[taken:]
+        return True
 
     async def _fill(self) -> None:
         """Wait for bytes from the network, or its end."""
-        try:
-            size = await self._tcp.socket.recv_into(self._buffer)
-        except OSError as error:
-            raise trio.BrokenResourceError(f"connection broken: {error}") from error
-        if size:
-            self._incoming.write(memoryview(self._buffer)[:size])
+        data: bytes | None = None
+        while data is None:
+            # First of all: so a peer that always has more to say leaves others their turn.
+            await trio.lowlevel.wait_readable(self._tcp.socket)
+            try:
+                data = os.read(self._tcp.socket.fileno(), READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(f"connection broken: {error}") from error
+        if data:
+            self._incoming.write(data)
         else:
             self._incoming.write_eof()

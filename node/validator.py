@@ -38,15 +38,15 @@ from atpar.consensus.records import (
 )
 from atpar.consensus.replica import Replica
 from atpar.consensus.types import BlockInfo, EpochStart, Ports, ReplicaConfig, Timing
-from atpar.ledger.authority import check_admission
+from atpar.ledger.authority import check_admission, find_tx_record
 from atpar.ledger.certificates import Finalization
 from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import BlockInvalid, NonCanonical, Refused
 from atpar.ledger.execute import Executed
 from atpar.ledger.keys import verify
-from atpar.ledger.reads import get_tx_record
-from atpar.ledger.state import Backing, View
+from atpar.ledger.records import TxRecord
+from atpar.ledger.state import Backing
 from atpar.ledger.transactions import Transaction
 from atpar.node import actions
 from atpar.node.actions import Action, Input
@@ -133,6 +133,10 @@ class Validator:
         """Why this node stopped for safety; None while it runs."""
         self.connected: dict[str, bool] = {}
         """Connected peers -> whether anything was heard from them on this connection."""
+        self.block_gap_ms = 0
+        """Least time between the last proposal and building the next block, while the next would
+        not be full: see `pacing`."""
+        self._proposed_ms = 0
         self._epoch_start = position.start
         self._epoch_blocks = position.epoch_blocks
         self._leaving: set[str] = set()
@@ -206,12 +210,25 @@ class Validator:
     @property
     def deadline_ms(self) -> int | None:
         """When the next `Ticked` is due on the monotonic clock; None: nothing to wait for."""
-        return None if self.halted is not None else self._replica.deadline_ms
+        if self.halted is not None:
+            return None
+        due = self._replica.deadline_ms
+        if self._is_holding:
+            build_at = self._proposed_ms + self.block_gap_ms
+            return build_at if due is None else min(due, build_at)
+        return due
 
     @property
     def has_work(self) -> bool:
         """Whether `work` has something to do."""
-        return bool(self._work) and self.halted is None
+        return bool(self._work) and self.halted is None and not self._is_holding
+
+    @property
+    def _is_holding(self) -> bool:
+        """Whether building a block waits, so that more payments share what a block costs."""
+        if len(self._work) != 1 or self._now_ms >= self._proposed_ms + self.block_gap_ms:
+            return False
+        return isinstance(self._work[0], BuildBlock) and self.mempool.ops < self.mempool.block_ops
 
     def start(self, *, now_ms: int, wall_ms: int) -> list[Action]:
         """Begin, once, before any `handle`."""
@@ -253,6 +270,7 @@ class Validator:
         if not self.has_work:
             return []
         task = self._work.popleft()
+        self._proposed_ms = self._now_ms
         if isinstance(task, BuildBlock):
             self._build(task)
         else:
@@ -266,18 +284,15 @@ class Validator:
         Plain and immediate, so that a caller may answer its client at once; the next `handle` or
         `work` takes them into account.
         """
-        view = self.executor.final.view
-        answers = [self._admit_one(tx, view) for tx in transactions]
+        view, add = self.executor.final.view, self.mempool.add
+        self.verified.add_all([tx.hash for tx in transactions])
+        answers = []
+        for tx in transactions:
+            # It may have become final, from another validator, while its signatures were checked.
+            used = find_tx_record(view, tx.body.sender, tx.body.tx_id)
+            answers.append(add(tx) if used is None else _compare(used, tx))
         self._pending = None
         return answers
-
-    def _admit_one(self, tx: Transaction, view: View) -> Added:
-        self.verified.add(tx.hash)
-        # It may have become final, from another validator, while its signatures were checked.
-        used = get_tx_record(view, tx.body.sender, tx.body.tx_id)
-        if used is not None:
-            return Added.DUPLICATE if used.body_hash == tx.body_hash else Added.ID_REUSED
-        return self.mempool.add(tx)
 
     def doubt(self, transactions: Iterable[Transaction]) -> None:
         """Judge what has waited for long again when the final state moves: nobody may take it.
@@ -705,3 +720,8 @@ class Validator:
         if self._suspects:
             return self._excluded[1].union(self._suspects)
         return self._excluded[1]
+
+
+def _compare(used: TxRecord, tx: Transaction) -> Added:
+    """Return what a transaction is to the executed one that has its sender and id."""
+    return Added.DUPLICATE if used.body_hash == tx.body_hash else Added.ID_REUSED

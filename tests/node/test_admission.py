@@ -8,6 +8,7 @@ import trio
 from atpar.ledger.codes import Code
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.transactions import Transaction, decode_transaction, encode_envelope
+from atpar.node import admission as admission_module
 from atpar.node.admission import Admission, Outcome, Result
 from atpar.node.limits import (
     ADMISSION_SLICE_BYTES,
@@ -148,6 +149,28 @@ async def test_what_a_block_brings_during_the_check_is_not_checked_again() -> No
     assert {outcome.result for outcome in outcomes} == {Result.ADMITTED}
     assert desk.count_verified() <= 3 * VERIFY_PIECE_SIGNATURES  # before, and under way
     assert desk.admitted == payments
+
+
+async def test_what_is_held_is_told_before_the_rest_is_checked_and_nothing_else_is() -> None:
+    desk = Desk(max_count=2_000)
+    payments = [desk.pay() for _ in range(3 * VERIFY_PIECE_SIGNATURES)]
+    forged = encode_envelope(payments[1].body_bytes, [(payments[1].signatures[0].key, bytes(64))])
+    raws = [payments[0].raw, forged, *(tx.raw for tx in payments[2:]), payments[0].raw]
+    held: list[list[Transaction]] = []
+    checked: list[int] = []
+
+    def note(run: list[Transaction]) -> None:
+        held.append(run)
+        checked.append(desk.count_verified())
+
+    await desk.admission.admit(raws, Priority.CLIENTS, on_held=note)
+    assert checked == [VERIFY_PIECE_SIGNATURES * n for n in (1, 2, 3)]
+    assert [tx.hash for run in held for tx in run] == [
+        tx.hash for tx in payments if tx is not payments[1]
+    ]
+    held.clear()
+    await desk.admission.admit(raws[:5], Priority.CLIENTS, on_held=note)
+    assert held == []
 
 
 async def test_no_signature_is_never_a_good_one() -> None:
@@ -316,3 +339,26 @@ async def test_reused_id_shows_both_body_hashes(runs_first: bool) -> None:
     assert outcome.message.startswith("tx_id: ")
     assert first.body_hash.hex() in outcome.message
     assert other.body_hash.hex() in outcome.message
+
+
+async def test_clients_stand_behind_gossip_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission_module, "CLIENTS_PATIENCE_S", 0.1)
+    desk = Desk()
+    others = [desk.pay() for _ in range(2)]
+
+    async def gossip(tx: Transaction) -> None:
+        while True:
+            await desk.verifier.verify(tx.compute_triples() * 50, Priority.GOSSIP)
+
+    async with trio.open_nursery() as nursery:
+        for tx in others:
+            nursery.start_soon(gossip, tx)
+        await trio.lowlevel.checkpoint()
+        began = trio.current_time()
+        with trio.fail_after(10):
+            outcome = await desk.submit_one(desk.pay().raw)
+        assert outcome.result is Result.ADMITTED
+        assert trio.current_time() - began >= 0.1
+        nursery.cancel_scope.cancel()

@@ -194,3 +194,17 @@ def test_verified_cache_knows_exact_envelopes_not_ids() -> None:
     assert good.hash in cache
     assert forged.hash not in cache
     assert decode_transaction(good.raw).hash in cache
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_verified_cache_takes_in_many_as_it_does_one_by_one(size: int) -> None:
+    together, singly = VerifiedCache(max_hashes=10), VerifiedCache(max_hashes=10)
+    for start in range(0, 60, size):
+        hashes = [bytes([n]) * 32 for n in range(start, start + size)]
+        together.add_all(hashes)
+        for tx_hash in hashes:
+            singly.add(tx_hash)
+        assert len(together) <= 10
+        known = [bytes([n]) * 32 for n in range(start + size)]
+        assert [h in together for h in known] == [h in singly for h in known]
+        assert all(h in together for h in hashes[-5:])

@@ -85,10 +85,10 @@ def test_accounts_of_one_participant_share_its_room() -> None:
 def test_has_room_agrees_with_add() -> None:
     pool = Mempool(max_count=10)
     fill(pool, "ALFA/main", 4)
-    assert pool.has_room("ALFA", SIZE)
+    assert pool.has_room("ALFA/main", SIZE)
     fill(pool, "ALFA/main", 5)
-    assert not pool.has_room("ALFA", SIZE)
-    assert pool.has_room("BRVO", SIZE)
+    assert not pool.has_room("ALFA/main", SIZE)
+    assert pool.has_room("BRVO/main", SIZE)
 
 
 def test_take_alternates_between_participants() -> None:

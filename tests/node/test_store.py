@@ -47,6 +47,7 @@ def test_genesis_is_readable_at_height_zero() -> None:
     assert store.get_header(0) == chain.genesis_header
     assert store.get_block(0) is None
     assert store.get_receipts(0) is None
+    assert store.get_receipts_bytes(0) is None
     assert store.get_finality_path(0) is None
     final = store.get_final()
     assert final.digest == chain.genesis_digest
@@ -64,6 +65,7 @@ def test_commit_makes_everything_of_a_block_readable() -> None:
     assert store.get_header(1) == block.header
     assert store.get_block_bytes(1) == block.block_bytes
     assert store.get_receipts(1) == block.receipts
+    assert store.get_receipts_bytes(1) == encode(block.receipts)
     assert store.find_height(block.digest) == 1
     assert store.find_transaction(txs[1].hash) == (1, 1)
     assert store.find_by_id("ALFA/main", txs[0].body.tx_id) == (1, 0)

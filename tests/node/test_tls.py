@@ -173,3 +173,35 @@ async def test_closing_while_another_task_reads_ends_the_reading(
         nursery.start_soon(read)
         await trio.testing.wait_all_tasks_blocked()
         await trio.aclose_forcefully(ours)
+
+
+async def test_what_is_not_taken_at_once_goes_out_first_with_what_is_sent_next(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    async with pair(contexts, dials=True) as (ours, theirs):
+        assert ours.send_now(b"first")
+        assert not ours.has_unsent
+        sent = b"first"
+        while not ours.has_unsent:  # until the system takes no more
+            is_whole = ours.send_now(LARGE)
+            sent += LARGE
+            assert is_whole is not ours.has_unsent
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.send_all, b"last")
+            assert await read_all(theirs, len(sent) + 4) == sent + b"last"
+        assert not ours.has_unsent
+
+
+async def send_again_and_again(stream: TlsStream) -> None:
+    while True:
+        stream.send_now(LARGE)
+        await trio.sleep(0.01)
+
+
+async def test_sending_at_once_on_a_dead_connection_says_so(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    async with pair(contexts, dials=True) as (ours, theirs):
+        await trio.aclose_forcefully(theirs)
+        with pytest.raises(trio.BrokenResourceError):
+            await send_again_and_again(ours)

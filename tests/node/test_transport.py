@@ -7,9 +7,10 @@ import pytest
 import trio
 import trio.testing
 
-from atpar.node.errors import AddressUnavailable
+from atpar.node.errors import AddressUnavailable, Halted
 from atpar.node.framing import Channel
 from atpar.node.identity import Roots, create_root
+from atpar.node.limits import MAX_QUEUED_PROPOSAL_BYTES
 from atpar.node.metrics import Metrics
 from atpar.node.peers import Drop, PeerSpec, Received
 from tests.node.network import (
@@ -31,6 +32,14 @@ from tests.node.network import (
 async def receive(node: Node) -> Received:
     with trio.fail_after(DEADLINE_S):
         return await node.network.inbox.receive()
+
+
+async def wait_sent(node: Node) -> None:
+    """Wait until a node's connections have sent everything that was queued."""
+    with trio.fail_after(DEADLINE_S):
+        for peer in node.network.peers.values():
+            while peer.queue.bytes or peer.session is None or peer.session.is_writing:
+                await trio.sleep(0.001)
 
 
 async def test_four_nodes_connect_and_every_message_arrives_once(tmp_path: Path) -> None:
@@ -253,3 +262,69 @@ async def test_old_and_new_root_overlap_until_the_old_one_is_gone(tmp_path: Path
         alfa.network.update_peers(specs, Roots([known[0], ("BRVO", new.certificate)]))
         await alfa.wait_until(lambda: alfa.network.connected == [])
         await alfa.wait_dropped(Drop.UNREGISTERED)
+
+
+async def test_what_is_sent_at_once_leaves_before_any_other_task_runs(tmp_path: Path) -> None:
+    async with running(tmp_path, CODES[:2]) as (alfa, brvo):
+        peer = alfa.network.peers["BRVO"]
+        await wait_sent(alfa)
+        before = peer.counters.bytes_sent
+        with alfa.network.at_once():
+            alfa.network.broadcast(Channel.PROPOSALS, bytes(1_000))
+            alfa.network.send("BRVO", Channel.VOTES, b"vote")
+            assert peer.counters.bytes_sent == before
+        assert peer.counters.bytes_sent > before + 1_000
+        assert not peer.queue.bytes
+        # Together, and votes first.
+        assert (await receive(brvo)).payload == b"vote"
+        assert (await receive(brvo)).payload == bytes(1_000)
+
+
+async def test_order_is_kept_where_some_is_sent_at_once_and_some_is_not(tmp_path: Path) -> None:
+    async with running(tmp_path, CODES[:2]) as (alfa, brvo):
+        expected = []
+        for number in range(200):
+            payload = b"%d" % number * (20_000 if number % 7 == 0 else 1)
+            expected.append(payload)
+            if number % 3:
+                alfa.network.broadcast(Channel.PROPOSALS, payload)
+            else:
+                with alfa.network.at_once():
+                    alfa.network.broadcast(Channel.PROPOSALS, payload)
+            if number % 5 == 0:
+                await trio.lowlevel.checkpoint()
+            if number % 20 == 19:
+                assert [(await receive(brvo)).payload for _ in range(20)] == expected[-20:]
+
+
+async def test_a_peer_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
+    async with running(tmp_path, CODES[:2]) as (alfa, brvo):
+        queue = alfa.network.peers["BRVO"].queue
+        block = bytes(MAX_QUEUED_PROPOSAL_BYTES // 3)
+        sent = 0
+        while not queue.bytes:  # the system takes no more: the rest waits, within the bounds
+            with alfa.network.at_once():
+                alfa.network.broadcast(Channel.PROPOSALS, block)
+            sent += 1
+            assert sent < 100
+        for _ in range(5):
+            with alfa.network.at_once():
+                alfa.network.broadcast(Channel.PROPOSALS, block)
+        assert queue.bytes <= MAX_QUEUED_PROPOSAL_BYTES
+        for _ in range(sent):
+            assert (await receive(brvo)).payload == block
+
+
+def halt_while_sending(node: Node) -> None:
+    with node.network.at_once():
+        node.network.broadcast(Channel.VOTES, b"vote")
+        raise Halted("a safety stop")
+
+
+async def test_nothing_is_sent_at_once_when_the_turn_fails(tmp_path: Path) -> None:
+    async with running(tmp_path, CODES[:2]) as (alfa, _brvo):
+        await wait_sent(alfa)
+        before = alfa.network.peers["BRVO"].counters.bytes_sent
+        with pytest.raises(Halted):
+            halt_while_sending(alfa)
+        assert alfa.network.peers["BRVO"].counters.bytes_sent == before

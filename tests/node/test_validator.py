@@ -20,6 +20,7 @@ from atpar.ledger.certificates import Proposition, check_certificate, compute_vo
 from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
 from atpar.ledger.hashing import SignKind
+from atpar.ledger.limits import MAX_BLOCK_OPS
 from atpar.ledger.merkle import compute_root
 from atpar.ledger.records import BALANCES, NO_BALANCE, balance_key
 from atpar.ledger.state import MemoryBacking
@@ -107,6 +108,25 @@ def test_payment_is_final_on_all_in_a_few_network_delays() -> None:
         assert receipts is not None
         assert receipts[place[1]].code == 0
     assert len(cluster.state_roots()) == 1
+    check_votes(cluster)
+
+
+def test_under_load_a_leader_waits_for_more_payments_but_not_once_the_block_is_full() -> None:
+    cluster = rested_cluster()
+    for node in cluster.nodes.values():
+        node.running.block_gap_ms = 200
+    took = []
+    for full_at in (MAX_BLOCK_OPS, MAX_BLOCK_OPS, 1):
+        for node in cluster.nodes.values():
+            node.running.mempool.block_ops = full_at
+        began = cluster.now_ms
+        settle(cluster, pay(cluster, 5))
+        took.append(cluster.now_ms - began)
+    first, second, third = took
+    assert first < 100  # the last proposal is long ago
+    assert 150 < second < 350
+    assert third < 100
+    assert not any(node.alarms or node.faults for node in cluster.nodes.values())
     check_votes(cluster)
 
 
