@@ -40,7 +40,6 @@ from atpar.node.framing import Channel
 from atpar.node.journal import Journal
 from atpar.node.limits import (
     JOURNAL_COMPACT_BYTES,
-    JOURNAL_PATIENCE_S,
     MAX_SERVES_PER_PEER,
     MAX_SERVING_THREADS,
     MAX_TIMER_DEFERRALS,
@@ -51,7 +50,6 @@ from atpar.node.limits import (
 from atpar.node.mempool import Added
 from atpar.node.metrics import Metrics
 from atpar.node.peers import Inbox
-from atpar.node.promptly import PromptThread
 from atpar.node.serving import answer
 from atpar.node.store import FinalBlock, Store
 from atpar.node.validator import Validator
@@ -155,7 +153,7 @@ class Driver:
         self._deferrals = 0
         self._nursery: trio.Nursery | None = None
         # Threads of its own: however many the API has in use, the journal never waits for one.
-        self._journal_thread = PromptThread(patience_s=JOURNAL_PATIENCE_S)
+        self._journal_thread = trio.CapacityLimiter(1)
         self._store_thread = trio.CapacityLimiter(1)
         self._serving_threads = trio.CapacityLimiter(MAX_SERVING_THREADS)
         links.inbox.on_arrival = self._wake
@@ -299,7 +297,7 @@ class Driver:
     async def _append(self, records: list[bytes]) -> None:
         """Return once the records are on the disk; DiskFault ends the node."""
         started = perf_counter()
-        await self._journal_thread.run(lambda: _get(self._journal).append(records))
+        await _in_thread(lambda: _get(self._journal).append(records), self._journal_thread)
         self._metrics.journal_fsync_seconds.observe(perf_counter() - started)
 
     async def _keep_evidence(self, evidence: Evidence) -> None:
@@ -405,7 +403,7 @@ class Driver:
         self._wants_rewrite = False
         journal = _get(self._journal)
         records = self.validator.compact_journal()
-        await self._journal_thread.run(lambda: journal.rewrite(records))
+        await _in_thread(lambda: journal.rewrite(records), self._journal_thread)
         self._rewritten_bytes = journal.size
 
     # ---- peers that catch up

@@ -35,8 +35,6 @@ MAX_JOURNAL_BYTES: Final = 1024 * 1024 * 1024
 """Past this the node stops: a journal that cannot be compacted means that nothing commits."""
 JOURNAL_COMPACT_BYTES: Final = 8 * 1024 * 1024
 """A journal longer than this is rewritten without its covered records after the next commit."""
-JOURNAL_PATIENCE_S: Final = 0.003
-"""The loop stands still for an fsync for so long at most: quicker than giving others a turn."""
 
 # ---- the executor
 MAX_SPECULATIVE_BLOCKS: Final = 256
