@@ -17,7 +17,8 @@ verdicts on a few signatures.
 
 A table takes 300 KB and 0.8 ms, so a key has to earn it; tables, and keys that are counted, are
 bounded, the least recently used goes first. The code itself takes a few tenths of a second to
-make: a thread does that when the first key has earned a table, and the library goes on meanwhile.
+make: a thread does that when the node starts, or when the first key has earned a table, and the
+library goes on meanwhile.
 """
 
 import threading
@@ -91,6 +92,12 @@ class KnownKeys:
                 verdicts[place] = is_valid
         return verdicts
 
+    def prepare(self) -> None:
+        """Have the code made, once. This waits for nothing, and the process may end before it."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._load, name="curve code")
+            self._thread.start()
+
     @property
     def tables(self) -> int:
         """How many keys have a table."""
@@ -115,7 +122,7 @@ class KnownKeys:
             self._count(key, total)
         elif self._checker is None:
             self._count(key, total)
-            self._prepare()
+            self.prepare()
         elif (point := decode_point(key)) is not None:
             self._tables[key] = self._checker.build_negative(point)
             if len(self._tables) > self._max_tables:
@@ -126,12 +133,6 @@ class KnownKeys:
         if len(self._uses) >= self._max_counted:
             del self._uses[next(iter(self._uses))]
         self._uses[key] = total
-
-    def _prepare(self) -> None:
-        """Have the code made, once. It waits for nothing, and the process may end before it."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._load, name="curve code")
-            self._thread.start()
 
     def _load(self) -> None:
         try:

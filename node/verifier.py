@@ -290,6 +290,8 @@ class Verifier:
         Raises:
             VerifierFailed: workers cannot be started, or a batch ends each of them.
         """
+        if self.workers == 0:
+            self._known.prepare()  # now, and not in the first burst
         try:
             async with trio.open_nursery() as nursery:
                 for number in range(self.workers):

@@ -101,6 +101,7 @@ def compute_answer_bytes(count: int) -> int:
 def serve(requests: BinaryIO, answers: BinaryIO, memory: mmap.mmap | bytes) -> None:
     """Answer requests until the stream of requests ends."""
     known = KnownKeys()
+    known.prepare()
     while len(request := requests.read(REQUEST.size)) == REQUEST.size:
         ticket, start, end = REQUEST.unpack(request)
         verdicts: list[bool] = []
