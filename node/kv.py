@@ -4,6 +4,7 @@ Both take whole batches, atomically and synced, and read point by point or in ke
 else of LevelDB is used, so the simulator's fake disk and the real one behave alike.
 """
 
+import secrets
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from atpar.node.limits import (
     STORE_BLOCK_CACHE_BYTES,
     STORE_BLOOM_BITS,
     STORE_MAX_OPEN_FILES,
-    STORE_WRITE_BUFFER_BYTES,
+    STORE_MAX_WRITE_BUFFER_BYTES,
+    STORE_MIN_WRITE_BUFFER_BYTES,
 )
 
 Write = tuple[bytes, bytes | None]
@@ -69,7 +71,7 @@ class LevelKeyValue:
                 paranoid_checks=True,
                 bloom_filter_bits=STORE_BLOOM_BITS,
                 lru_cache_size=STORE_BLOCK_CACHE_BYTES,
-                write_buffer_size=STORE_WRITE_BUFFER_BYTES,
+                write_buffer_size=draw_write_buffer_bytes(),
                 # Hashes, ids and signatures shrink little, and every compaction would pay again.
                 compression=None,
                 max_open_files=STORE_MAX_OPEN_FILES,
@@ -129,6 +131,16 @@ class LevelKeyValue:
                 f"{self.path} is open in another process; stop that node first ({text})"
             )
         return DiskFault(f"{self.path}: {text}")
+
+
+def draw_write_buffer_bytes() -> int:
+    """Return how much LevelDB gathers before it writes a table, within bounds.
+
+    All validators write the same. With equal buffers all of them would be busy with the same table
+    at the same moment, and no quorum could go on without them.
+    """
+    spread = STORE_MAX_WRITE_BUFFER_BYTES - STORE_MIN_WRITE_BUFFER_BYTES
+    return STORE_MIN_WRITE_BUFFER_BYTES + secrets.randbelow(spread + 1)
 
 
 class LevelSnapshot:

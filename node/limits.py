@@ -16,7 +16,9 @@ from atpar.ledger.limits import (
 
 # ---- the store (chain.db)
 STORE_BLOCK_CACHE_BYTES: Final = 64 * 1024 * 1024
-STORE_WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
+STORE_MIN_WRITE_BUFFER_BYTES: Final = 12 * 1024 * 1024
+STORE_MAX_WRITE_BUFFER_BYTES: Final = 20 * 1024 * 1024
+"""LevelDB's; each store draws its own, see `node/kv.py`."""
 STORE_BLOOM_BITS: Final = 10
 STORE_MAX_OPEN_FILES: Final = 256
 MAX_HELD_PAGE_BLOCKS: Final = 16

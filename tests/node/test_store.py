@@ -10,6 +10,7 @@ from atpar.ledger.codec import encode
 from atpar.ledger.records import BALANCES, Posting, balance_key
 from atpar.ledger.state import TREE_NODES
 from atpar.ledger.transactions import decode_transaction
+from atpar.node import kv
 from atpar.node.errors import (
     DiskFault,
     StoreCorrupt,
@@ -494,3 +495,13 @@ def test_memory_engine_behaves_as_level_db(tmp_path: Path) -> None:
             assert list(level.scan(prefix, start=start)) == list(memory.scan(prefix, start=start))
     assert level.get(b"\4\0") == memory.get(b"\4\0") == b"new"
     level.close()
+
+
+def test_stores_draw_write_buffers_of_different_sizes_within_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = {kv.draw_write_buffer_bytes() for _ in range(20)}
+    assert len(drawn) > 1
+    for draw, expected in ((lambda _: 0, 12 * 1024**2), (lambda limit: limit - 1, 20 * 1024**2)):
+        monkeypatch.setattr(kv.secrets, "randbelow", draw)
+        assert kv.draw_write_buffer_bytes() == expected
