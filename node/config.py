@@ -26,7 +26,7 @@ from msgspec import Meta
 from atpar.ledger.genesis import GenesisParams
 from atpar.ledger.types import ParticipantCode
 from atpar.node.errors import NodeError
-from atpar.node.limits import MEMPOOL_MAX_BYTES, MEMPOOL_MAX_TRANSACTIONS
+from atpar.node.limits import MAX_KEY_TABLES, MEMPOOL_MAX_BYTES, MEMPOOL_MAX_TRANSACTIONS
 
 ENVIRONMENT_PREFIX: Final = "ATPAR_"
 SEPARATOR: Final = "__"
@@ -136,6 +136,9 @@ class VerifierSection(Settings, frozen=True):
 
     workers: Annotated[int, Meta(ge=0, le=256)] | None = None
     """Worker processes; 0 checks in line; unset is one less than the cores, at least one."""
+
+    key_tables: Annotated[int, Meta(ge=0, le=4096)] = MAX_KEY_TABLES
+    """Keys whose signatures are checked from tables of 300 KB each; 0: by the library alone."""
 
     def count_workers(self) -> int:
         """Return the number of worker processes to start."""

@@ -31,6 +31,7 @@ on the data, and keys that sign never come near.
 
 import ctypes
 import functools
+import mmap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -112,8 +113,10 @@ def compile_curve_code(lanes: int) -> CurveCode:
     `lanes` is 1 or `count_lanes()`.
 
     Raises:
+        OSError: this system allows no new code in memory.
         RuntimeError: LLVM cannot make code here.
     """
+    _demand_code_memory()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     module = llvm.parse_assembly(write_module(lanes))
@@ -132,6 +135,23 @@ def compile_curve_code(lanes: int) -> CurveCode:
         lanes=lanes,
         engine=engine,
     )
+
+
+def _demand_code_memory() -> None:
+    """Try what LLVM is about to do: it takes success for granted, and its code would be a crash.
+
+    Raises:
+        OSError: the system's policy forbids it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        held = ctypes.c_char.from_buffer(page)
+        address = ctypes.c_void_p(ctypes.addressof(held))
+        refused = libc.mprotect(address, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC)
+        error = ctypes.get_errno()
+        del held
+    if refused:
+        raise OSError(error, "this system allows no new code in memory")
 
 
 def pack_point(point: Point) -> bytes:

@@ -53,11 +53,14 @@ class KnownKeys:
         max_counted: int = MAX_KEYS_COUNTED,
         uses_for_table: int = KEY_USES_FOR_TABLE,
         make_checker: Callable[[], "TableChecker"] = _load_checker,
+        warn: Callable[[str], None] = log.warning,
     ) -> None:
+        """`warn` is told, in another thread, why there will be no tables."""
         self._max_tables = max_tables
         self._max_counted = max_counted
         self._uses_for_table = uses_for_table
         self._make_checker = make_checker
+        self._warn = warn
         self._uses: dict[bytes, int] = {}
         """Of keys without a table."""
         self._tables: OrderedDict[bytes, Table] = OrderedDict()
@@ -93,8 +96,8 @@ class KnownKeys:
         return verdicts
 
     def prepare(self) -> None:
-        """Have the code made, once. This waits for nothing, and the process may end before it."""
-        if self._thread is None:
+        """Have the code made, once, unless there are to be no tables. This waits for nothing."""
+        if self._thread is None and self._max_tables:
             self._thread = threading.Thread(target=self._load, name="curve code")
             self._thread.start()
 
@@ -137,9 +140,9 @@ class KnownKeys:
     def _load(self) -> None:
         try:
             self._checker = self._make_checker()
-        except (OSError, RuntimeError) as error:
+        except (ImportError, OSError, RuntimeError) as error:
             # A system that allows no new code in memory, for one: then everything is as without.
-            log.warning("signatures are checked by the library alone", error=str(error))
+            self._warn(f"signatures are checked by the library alone: {error}")
 
 
 def _pick(places: Sequence[int], *columns: Sequence[bytes]) -> list[list[bytes]]:

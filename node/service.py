@@ -291,7 +291,11 @@ class _Node:
             max_count=config.mempool.max_transactions,
             share_percent=config.mempool.participant_share_percent,
         )
-        self.verifier = Verifier(workers=config.verifier.count_workers(), metrics=self.metrics)
+        self.verifier = Verifier(
+            workers=config.verifier.count_workers(),
+            key_tables=config.verifier.key_tables,
+            metrics=self.metrics,
+        )
         self.network = Network(
             own=own,
             chain_id=chain_id,

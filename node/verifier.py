@@ -29,6 +29,7 @@ from atpar.ledger.keys import SignedTriple
 from atpar.node.errors import VerifierBusy, VerifierFailed, VerifierStopped
 from atpar.node.known_keys import KnownKeys
 from atpar.node.limits import (
+    MAX_KEY_TABLES,
     MAX_VERIFY_ATTEMPTS,
     MAX_VERIFY_BACKLOG_BYTES,
     MAX_VERIFY_BACKLOG_SIGNATURES,
@@ -124,6 +125,7 @@ class Verifier:
         *,
         workers: int,
         metrics: Metrics,
+        key_tables: int = MAX_KEY_TABLES,
         command: Sequence[str] = WORKER_COMMAND,
         max_signatures: int = MAX_VERIFY_BACKLOG_SIGNATURES,
         max_bytes: int = MAX_VERIFY_BACKLOG_BYTES,
@@ -134,12 +136,12 @@ class Verifier:
         self.restarts = 0
         """Workers that were replaced."""
         self._metrics = metrics
-        self._command = command
+        self._command = (*command, f"{key_tables}")
         self._queues: dict[Priority, deque[_Piece]] = {p: deque() for p in Priority}
         self._signatures = dict.fromkeys(Priority, 0)
         self._bytes = dict.fromkeys(Priority, 0)
         self._jobs: set[_Job] = set()
-        self._known = KnownKeys()
+        self._known = KnownKeys(max_tables=key_tables)
         """For what is checked in line; each worker has its own."""
         self._running: list[_Worker] = []
         self._ticket = 0

@@ -1,8 +1,8 @@
 """The process that checks signatures: batches in through shared memory, verdicts out on stdout.
 
-Started by `verify_link.py` as `python -m atpar.node.verify_worker DESCRIPTOR`; it imports almost
-nothing, so it starts fast. It knows no keys, no ledger and no network. It ends when its stdin does,
-so it never outlives its node.
+Started by `verify_link.py` as `python -m atpar.node.verify_worker TABLES DESCRIPTOR`; it imports
+almost nothing, so it starts fast. It knows no private keys, no ledger and no network. It ends when
+its stdin does, so it never outlives its node.
 
     request = ticket (8) | start (4) | end (4)        where in the memory its pieces stand
     piece   = messages (4) | signatures (4) | sizes (4 each) | uses (4 each)
@@ -98,10 +98,10 @@ def compute_answer_bytes(count: int) -> int:
     return _ANSWER.size + count
 
 
-def serve(requests: BinaryIO, answers: BinaryIO, memory: mmap.mmap | bytes) -> None:
+def serve(
+    requests: BinaryIO, answers: BinaryIO, memory: mmap.mmap | bytes, known: KnownKeys
+) -> None:
     """Answer requests until the stream of requests ends."""
-    known = KnownKeys()
-    known.prepare()
     while len(request := requests.read(REQUEST.size)) == REQUEST.size:
         ticket, start, end = REQUEST.unpack(request)
         verdicts: list[bool] = []
@@ -111,18 +111,26 @@ def serve(requests: BinaryIO, answers: BinaryIO, memory: mmap.mmap | bytes) -> N
         answers.flush()
 
 
-def _main(descriptor: int) -> None:
+def _warn(text: str) -> None:
+    """Say something to the node's log of errors: stdout is for answers."""
+    sys.stderr.write(f"signature worker: {text}\n")
+
+
+def _main(key_tables: int, descriptor: int) -> None:
     # The terminal's Ctrl-C goes to the whole group; the node decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
     os.close(descriptor)
+    known = KnownKeys(max_tables=key_tables, warn=_warn)
+    known.prepare()
     # Not on the first thread: where its stack begins changes with every process, and in half of
     # them the library's numbers straddle cache lines, 41 to 44 us a signature instead of 37. The
     # stack of a thread always begins at a page.
-    work = threading.Thread(target=serve, args=(sys.stdin.buffer, sys.stdout.buffer, memory))
+    streams = (sys.stdin.buffer, sys.stdout.buffer)
+    work = threading.Thread(target=serve, args=(*streams, memory, known))
     work.start()
     work.join()
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]))
+    _main(int(sys.argv[1]), int(sys.argv[2]))

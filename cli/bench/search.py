@@ -14,7 +14,7 @@ MAX_TRIALS: Final = 12
 def find_highest_rate(holds: Callable[[float], bool], *, start: float) -> float | None:
     """Return the highest rate tried that held, None if none did.
 
-    A rate that failed is not tried again, and no higher one after it.
+    No rate is tried twice, and none above one that failed.
     """
     best, failed, rate = 0.0, math.inf, start
     for _ in range(MAX_TRIALS):
@@ -30,5 +30,4 @@ def find_highest_rate(holds: Callable[[float], bool], *, start: float) -> float 
             rate = failed / STEP
         else:
             rate = math.sqrt(best * failed)
-        rate = float(round(rate))
     return best or None

@@ -19,6 +19,19 @@ def test_search_ends_close_below_the_limit(limit: float) -> None:
     assert len(tried) == len(set(tried)) <= MAX_TRIALS
 
 
+@pytest.mark.parametrize(("start", "limit"), [(1.0, 5.0), (10.0, 10.5), (3.0, 0.1), (0.4, 0.3)])
+def test_no_rate_is_tried_twice_however_low(start: float, limit: float) -> None:
+    tried: list[float] = []
+
+    def holds(rate: float) -> bool:
+        tried.append(rate)
+        return rate <= limit
+
+    find_highest_rate(holds, start=start)
+    assert len(tried) == len(set(tried))
+    assert min(tried) > 0
+
+
 def test_nothing_that_holds_is_none() -> None:
     tried: list[float] = []
     assert find_highest_rate(lambda rate: bool(tried.append(rate)), start=100.0) is None

@@ -3,6 +3,8 @@
 import ctypes
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -277,6 +279,45 @@ def test_without_code_the_library_judges_alone(error: Exception) -> None:
         assert verify(known, triples) == [True, True, False]
         known.wait_prepared()
     assert known.tables == 0
+
+
+def test_no_table_is_made_where_none_is_wanted(checker: TableChecker) -> None:
+    made: list[int] = []
+    known = KnownKeys(
+        max_tables=0, uses_for_table=1, make_checker=lambda: made.append(1) or checker
+    )
+    known.prepare()
+    for _ in range(3):
+        assert verify(known, [sign(0)]) == [True]
+        known.wait_prepared()
+    assert (made, known.tables) == ([], 0)
+
+
+FORBIDDEN = """
+import ctypes, sys
+PR_SET_MDWE, REFUSE_EXEC_GAIN = 65, 1
+if ctypes.CDLL(None).prctl(PR_SET_MDWE, REFUSE_EXEC_GAIN, 0, 0, 0):
+    sys.exit(77)
+from nacl.signing import SigningKey
+from atpar.node.known_keys import KnownKeys
+key = SigningKey(bytes(32))
+columns = [bytes(key.verify_key)], [b"pay"], [key.sign(b"pay").signature]
+known = KnownKeys(uses_for_table=1, warn=lambda text: print(text, file=sys.stderr))
+known.prepare()
+known.wait_prepared()
+print(known.verify_columns(*columns), known.verify_columns(*columns), known.tables)
+"""
+
+
+def test_a_system_that_allows_no_new_code_leaves_the_library() -> None:
+    """LLVM would take the permission for granted, and the process would crash."""
+    command = [sys.executable, "-c", FORBIDDEN]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 77:
+        pytest.skip("this kernel cannot forbid new code to a process (Linux before 6.3)")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[True] [True] 0\n"
+    assert "signatures are checked by the library alone: [Errno 13]" in done.stderr
 
 
 def test_code_that_is_never_ready_delays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -465,3 +465,21 @@ async def test_largest_messages_are_cut_into_batches_of_bounded_bytes(workers: i
     async with running(Verifier(workers=workers, metrics=metrics)) as verifier:
         verdicts = await verifier.verify(triples, Priority.BLOCKS)
     assert verdicts == [index != 5 for index in range(7)]
+
+
+WITHOUT_CODE = """
+from atpar.node import known_keys
+def fail():
+    raise OSError("not allowed")
+known_keys.KnownKeys.__init__.__kwdefaults__["make_checker"] = fail
+from atpar.node.verify_worker import _main
+_main(int(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+async def test_a_worker_without_code_warns_beside_its_answers(tmp_path: Path) -> None:
+    verifier = Verifier(workers=1, metrics=Metrics(), command=script(tmp_path, WITHOUT_CODE))
+    async with running(verifier):
+        for _ in range(3):
+            assert await verifier.verify(make_triples(5), Priority.BLOCKS) == [True] * 5
+    assert verifier.restarts == 0
