@@ -158,6 +158,7 @@ async def get_entries(call: Call) -> Answer:
     after = call.get_query("after")
     limit = call.get_limit()
     _load_account(call.final.view, account_id)
+    header = call.final.header  # fixed before the lines are read: they may go further, never less
     entries = call.reader.get_entries(
         account_id,
         asset=asset,
@@ -167,7 +168,7 @@ async def get_entries(call: Call) -> Answer:
     rows = [_make_entry(entry) for entry in entries[:limit]]
     return Answer(
         EntriesForm(
-            read_height=call.reader.get_final().header.height,
+            read_height=header.height,
             account=account_id,
             entries=tuple(rows),
             next=rows[-1].cursor if len(entries) > limit else None,

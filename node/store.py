@@ -382,12 +382,17 @@ class Store:
     def get_entries(
         self, account: str, *, asset: str | None, after: EntryCursor | None, limit: int
     ) -> list[Entry]:
-        """Return statement lines of an account in order, those after a cursor, at most `limit`."""
-        assets = self._list_moved_assets(account) if asset is None else [asset]
+        """Return statement lines of an account in order, those after a cursor, at most `limit`.
+
+        All of them are of one version: of a transaction that a commit adds meanwhile there are all
+        lines or none, and no cursor steps over one that was not there yet.
+        """
+        reader = self._engine.snapshot()
+        assets = _list_moved_assets(reader, account) if asset is None else [asset]
         after = (0, 0, -1) if after is None else after
         limit = min(limit, MAX_PAGE)
         start = _HEIGHT.pack(after[0])
-        marks = heapq.merge(*(self._scan_marks(account, code, start) for code in assets))
+        marks = heapq.merge(*(_scan_marks(reader, account, code, start) for code in assets))
         entries: list[Entry] = []
         block: Block | None = None
         for (height, index), moved in groupby(marks, key=itemgetter(0, 1)):
@@ -396,60 +401,17 @@ class Store:
             if len(entries) >= limit:
                 break
             if block is None or block.header.height != height:
-                block = self._get_known_block(height)
+                block = _get_known_block(reader, height)
             tx = decode_transaction(block.transactions[index])
             posted = {code: balance for _, _, code, balance in moved}
-            lines = compute_lines(account, self._get_movements(account, height, index, tx), posted)
+            movements = _get_movements(reader, account, height, index, tx)
+            lines = compute_lines(account, movements, posted)
             following = [line for line in lines if (height, index, line.number) > after]
             entries += [
                 describe_line(line, index=index, header=block.header, tx=tx)
                 for line in following[: limit - len(entries)]
             ]
         return entries
-
-    def _get_movements(
-        self, account: str, height: int, index: int, tx: Transaction
-    ) -> Sequence[Numbered]:
-        """Return what a transaction moved: all that concerns an account, at least."""
-        if is_told(tx):
-            return list_told(tx, account)
-        movements = _read(self._engine, b"g" + _PLACE.pack(height, index), _MOVEMENTS)
-        return list(enumerate(movements))
-
-    def _list_moved_assets(self, account: str) -> list[str]:
-        """Return the assets of which an account ever held something, in order."""
-        return [asset for asset in self._list_assets() if self._has_moved(account, asset)]
-
-    def _list_assets(self) -> list[str]:
-        """Return the assets of which anybody ever held something, in order."""
-        assets: list[str] = []
-        start = b""
-        while True:
-            key = next((key for key, _ in self._engine.scan(b"e", start=start)), None)
-            if key is None:
-                return assets
-            asset, _, _ = key.partition(b"|")
-            assets.append(asset.decode())
-            start = asset + b"}"  # past every key of this asset
-
-    def _has_moved(self, account: str, asset: str) -> bool:
-        return next(self._engine.scan(_statement_prefix(asset, account)), None) is not None
-
-    def _scan_marks(
-        self, account: str, asset: str, start: bytes
-    ) -> Iterator[tuple[int, int, str, int]]:
-        """Yield (height, index, asset, posted balance after) of one balance in order."""
-        for key, value in self._engine.scan(_statement_prefix(asset, account), start=start):
-            height = _unpack(_HEIGHT, key, "statement index")[0]
-            marks = _decode(_MARKS, value)
-            for index, posted in list_marks(marks):
-                yield height, index, asset, posted
-
-    def _get_known_block(self, height: int) -> Block:
-        block = self.get_block(height)
-        if block is None:
-            raise StoreCorrupt(f"chain.db: the block at height {height} is missing")
-        return block
 
     # ---- the final state
 
@@ -511,6 +473,59 @@ def _scan_state(
     pages = held.pages
     newer = [(key, page) for key, page in pages.items() if page and key.startswith(prefix)]
     return heapq.merge(sorted(newer), (entry for entry in below if entry[0] not in pages))
+
+
+# ---- statements
+
+
+def _list_moved_assets(reader: KeyValueReader, account: str) -> list[str]:
+    """Return the assets of which an account ever held something, in order."""
+    return [asset for asset in _list_assets(reader) if _has_moved(reader, account, asset)]
+
+
+def _list_assets(reader: KeyValueReader) -> list[str]:
+    """Return the assets of which anybody ever held something, in order."""
+    assets: list[str] = []
+    start = b""
+    while True:
+        key = next((key for key, _ in reader.scan(b"e", start=start)), None)
+        if key is None:
+            return assets
+        asset, _, _ = key.partition(b"|")
+        assets.append(asset.decode())
+        start = asset + b"}"  # past every key of this asset
+
+
+def _has_moved(reader: KeyValueReader, account: str, asset: str) -> bool:
+    return next(reader.scan(_statement_prefix(asset, account)), None) is not None
+
+
+def _scan_marks(
+    reader: KeyValueReader, account: str, asset: str, start: bytes
+) -> Iterator[tuple[int, int, str, int]]:
+    """Yield (height, index, asset, posted balance after) of one balance in order."""
+    for key, value in reader.scan(_statement_prefix(asset, account), start=start):
+        height = _unpack(_HEIGHT, key, "statement index")[0]
+        marks = _decode(_MARKS, value)
+        for index, posted in list_marks(marks):
+            yield height, index, asset, posted
+
+
+def _get_known_block(reader: KeyValueReader, height: int) -> Block:
+    block = _find(reader, _key(b"b", height), BLOCK)
+    if block is None:
+        raise StoreCorrupt(f"chain.db: the block at height {height} is missing")
+    return block
+
+
+def _get_movements(
+    reader: KeyValueReader, account: str, height: int, index: int, tx: Transaction
+) -> Sequence[Numbered]:
+    """Return what a transaction moved: all that concerns an account, at least."""
+    if is_told(tx):
+        return list_told(tx, account)
+    movements = _read(reader, b"g" + _PLACE.pack(height, index), _MOVEMENTS)
+    return list(enumerate(movements))
 
 
 # ---- making and opening

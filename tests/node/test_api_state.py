@@ -17,6 +17,7 @@ from atpar.ledger.proofs import (
 )
 from atpar.ledger.reads import get_account
 from atpar.ledger.types import Direction
+from atpar.node.gateway import Entry
 from atpar.node.limits import MAX_PAGE_ENTRIES
 from atpar.node.recover import (
     add_signature,
@@ -234,6 +235,29 @@ async def test_statement_pages_join_and_add_up(harness: Harness) -> None:
     assert posted == world.balance("ALFA/main").posted
     later = await harness.get(f"/v1/accounts/ALFA/main/entries?after={lines[-1]['cursor']}")
     assert later["entries"] == []
+
+
+async def test_statement_claims_no_block_that_came_after_it_was_read(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = harness.gateway.store
+    read = store.get_entries
+
+    def read_before_a_block(*args: Any, **given: Any) -> list[Entry]:
+        lines = read(*args, **given)
+        harness.gateway.fund("ALFA/main", 77)
+        return lines
+
+    height = harness.world.header.height
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "get_entries", read_before_a_block)
+        page = await harness.get("/v1/accounts/ALFA/main/entries")
+    assert [line["amount"] for line in page["entries"]] == ["1000"]
+    assert page["read_height"] == height
+    after = page["entries"][-1]["cursor"]
+    later = await harness.get(f"/v1/accounts/ALFA/main/entries?after={after}")
+    assert [line["amount"] for line in later["entries"]] == ["77"]
+    assert later["read_height"] == harness.world.header.height > height
 
 
 async def test_statement_can_be_of_one_asset(harness: Harness) -> None:

@@ -1,7 +1,8 @@
 """The store: what a commit makes readable, what a crash may leave, and what damage looks like."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,15 @@ from atpar.node.errors import (
 from atpar.node.kv import LevelKeyValue, MemoryKeyValue, Write, compute_end
 from atpar.node.limits import MAX_PAGE
 from atpar.node.store import Store, create_store, open_store, write_genesis
-from tests.node.chains import ASSET, CHAIN, Chain, hash_of, make_capture, make_payment
+from tests.node.chains import (
+    ASSET,
+    CHAIN,
+    Chain,
+    hash_of,
+    make_capture,
+    make_payment,
+    make_transaction,
+)
 
 
 def fill(engine: MemoryKeyValue | LevelKeyValue, chain: Chain) -> None:
@@ -279,14 +288,73 @@ def test_statement_of_a_quiet_asset_does_not_read_the_busy_one() -> None:
     for number in range(30):
         store.commit([chain.next(make_payment(number))])
     reads: list[bytes] = []
-    scan = engine.scan
-    engine.scan = lambda prefix, *, start=b"": (
-        reads.append(key) or (key, value) for key, value in scan(prefix, start=start)
-    )
+
+    def snapshot() -> MemoryKeyValue:
+        copy = MemoryKeyValue(engine.values)
+        scan = copy.scan
+        copy.scan = lambda prefix, *, start=b"": (
+            reads.append(key) or (key, value) for key, value in scan(prefix, start=start)
+        )
+        return copy
+
+    engine.snapshot = snapshot
     assert store.get_entries("ALFA/main", asset="CNH.JDCL", after=None, limit=10) == []
     assert reads == []
     assert len(store.get_entries("ALFA/main", asset=None, after=None, limit=2)) == 2
     assert len(reads) < 6
+
+
+class BusyEngine(MemoryKeyValue):
+    """Something happens just before a chosen read, of itself or of a snapshot."""
+
+    def __init__(
+        self, values: dict[bytes, bytes] | None = None, *, root: "BusyEngine | None" = None
+    ) -> None:
+        super().__init__(values)
+        self.root = self if root is None else root
+        self.reads_left = 0
+        self.happen: Callable[[], None] = lambda: None
+
+    def count(self) -> None:
+        self.root.reads_left -= 1
+        if self.root.reads_left == 0:
+            self.root.happen()
+
+    def get(self, key: bytes) -> bytes | None:
+        self.count()
+        return super().get(key)
+
+    def scan(self, prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        self.count()
+        yield from super().scan(prefix, start=start)
+
+    def snapshot(self) -> "BusyEngine":
+        self.count()
+        return BusyEngine(self.values, root=self.root)
+
+
+def test_statement_read_during_a_commit_shows_all_lines_of_a_transaction_or_none() -> None:
+    seen: set[int] = set()
+    for number in range(1, 30):
+        chain, engine = Chain(), BusyEngine()
+        fill(engine, chain)
+        store = Store(engine)
+        both = [make_payment(n, asset=a).body.ops[0] for n, a in enumerate(("AAA.JDCL", ASSET))]
+        store.commit([chain.next(make_transaction(1, tuple(both)))])
+        late = chain.next(make_transaction(2, tuple(both)))
+        engine.happen, engine.reads_left = partial(store.commit, [late]), number
+        page = store.get_entries("ALFA/main", asset=None, after=None, limit=10)
+        happened, engine.reads_left = store.position.height == 2, 0
+        if not happened:
+            store.commit([late])
+        cursor = (page[-1].height, page[-1].index, page[-1].number)
+        rest = store.get_entries("ALFA/main", asset=None, after=cursor, limit=10)
+        lines = [(line.height, line.asset) for line in page + rest]
+        assert lines == [(h, asset) for h in (1, 2) for asset in ("AAA.JDCL", ASSET)], number
+        assert len(page) in (2, 4)
+        seen.add(len(page))
+    assert seen == {2, 4}
+    assert not happened, "there are more reads than were tried"
 
 
 # ---- the disk
