@@ -94,6 +94,10 @@ class Admission:
         self._verifier = verifier
         self._get_wall_ms = get_wall_ms
         self._is_verified = is_verified
+        self._gossip_checks = 0
+        """Portions of gossip that the verifier has now."""
+        self._yielding: dict[trio.CancelScope, float] = {}
+        """Portions of clients that it has, and until when each stands behind gossip."""
 
     async def admit(
         self,
@@ -226,13 +230,36 @@ class Admission:
         """Return the verdicts; what clients brought stands behind gossip, but not for ever.
 
         Where gossip never ends for a while, a node's own clients would wait for seconds while those
-        of other nodes are served.
+        of other nodes are served. So once their patience is over it counts as gossip too, but only
+        where there is gossip at that moment; else it stays what it is, and holds at most its share
+        of the workers.
         """
-        if priority is Priority.CLIENTS:
-            with trio.move_on_at(yields_until):
-                return await self._verifier.verify(triples, priority)
-            priority = Priority.GOSSIP
-        return await self._verifier.verify(triples, priority)
+        if priority is not Priority.CLIENTS:
+            return await self._check_gossip(triples, priority)
+        now = trio.current_time()
+        is_patient = now < yields_until
+        if is_patient or not self._gossip_checks:
+            with trio.CancelScope() as scope:
+                self._yielding[scope] = yields_until if is_patient else now + CLIENTS_PATIENCE_S
+                try:
+                    return await self._verifier.verify(triples, priority)
+                finally:
+                    del self._yielding[scope]
+        return await self._verifier.verify(triples, Priority.GOSSIP)
+
+    async def _check_gossip(
+        self, triples: Sequence[SignedTriple], priority: Priority
+    ) -> list[bool]:
+        """Return the verdicts; clients who yielded for long enough do so no more."""
+        now = trio.current_time()
+        for scope, until in self._yielding.items():
+            if until <= now:
+                scope.cancel()
+        self._gossip_checks += 1
+        try:
+            return await self._verifier.verify(triples, priority)
+        finally:
+            self._gossip_checks -= 1
 
     def _hold(self, transactions: list[Transaction], verdicts: list[bool]) -> dict[bytes, Outcome]:
         decided: dict[bytes, Outcome] = {}

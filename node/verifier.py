@@ -7,6 +7,7 @@ without waiting for another task; what finds no room waits, and goes in one batc
 else waits. So batches grow with load and nothing waits for company when there is none.
 
 **Order.** Votes, then blocks, then gossip, then clients; clients hold at most half the workers.
+What clients brought comes as gossip once gossip has kept it waiting for long (`admission.py`).
 Work is cut into small pieces, so that a block waits for the batches in hand at most.
 
 **Faults.** A worker that dies, hangs or answers nonsense is replaced and its batch is checked

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+import trio.testing
 
 from atpar.ledger.codes import Code
+from atpar.ledger.keys import SignedTriple
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.transactions import Transaction, decode_transaction, encode_envelope
 from atpar.node import admission as admission_module
@@ -13,6 +15,7 @@ from atpar.node.admission import Admission, Outcome, Result
 from atpar.node.limits import (
     ADMISSION_SLICE_BYTES,
     CLIENT_BACKLOG_BLOCKS,
+    CLIENTS_PATIENCE_S,
     VERIFY_PIECE_SIGNATURES,
 )
 from atpar.node.mempool import Added, Mempool
@@ -346,15 +349,18 @@ async def test_clients_stand_behind_gossip_but_not_for_ever(
 ) -> None:
     monkeypatch.setattr(admission_module, "CLIENTS_PATIENCE_S", 0.1)
     desk = Desk()
-    others = [desk.pay() for _ in range(2)]
+    forged = [
+        encode_envelope(tx.body_bytes, [(tx.signatures[0].key, bytes(64))])
+        for tx in (desk.pay() for _ in range(100))
+    ]
 
-    async def gossip(tx: Transaction) -> None:
+    async def gossip(raws: Sequence[bytes]) -> None:
         while True:
-            await desk.verifier.verify(tx.compute_triples() * 50, Priority.GOSSIP)
+            await desk.admission.admit(raws, Priority.GOSSIP)
 
     async with trio.open_nursery() as nursery:
-        for tx in others:
-            nursery.start_soon(gossip, tx)
+        for raws in (forged[:50], forged[50:]):
+            nursery.start_soon(gossip, raws)
         await trio.lowlevel.checkpoint()
         began = trio.current_time()
         with trio.fail_after(10):
@@ -362,3 +368,92 @@ async def test_clients_stand_behind_gossip_but_not_for_ever(
         assert outcome.result is Result.ADMITTED
         assert trio.current_time() - began >= 0.1
         nursery.cancel_scope.cancel()
+
+
+class SlowVerifier:
+    """Finds everything good, one transaction at a time, and clients' only while no gossip waits."""
+
+    portion = 1
+
+    def __init__(self, **seconds: float) -> None:
+        self.seconds = {Priority[name.upper()]: taken for name, taken in seconds.items()}
+        self.asked: list[tuple[bytes, Priority]] = []
+        """Message and priority of each call, in order."""
+        self.gossip = 0
+
+    async def verify(self, triples: Sequence[SignedTriple], priority: Priority) -> list[bool]:
+        self.asked.append((triples[0][1], priority))
+        self.gossip += priority is Priority.GOSSIP
+        try:
+            while self.gossip and priority is Priority.CLIENTS:
+                await trio.sleep(0.001)
+            await trio.sleep(self.seconds[priority])
+        finally:
+            self.gossip -= priority is Priority.GOSSIP
+        return [True] * len(triples)
+
+    def list_asked(self, tx: Transaction) -> list[Priority]:
+        message = tx.compute_triples()[0][1]
+        return [priority for asked, priority in self.asked if asked == message]
+
+
+async def test_long_submission_without_gossip_stays_a_clients_and_is_checked_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    desk = Desk()
+    verifier = desk.admission._verifier = SlowVerifier(clients=0.4 * CLIENTS_PATIENCE_S)
+    payments = [desk.pay() for _ in range(8)]
+    outcomes = await desk.submit(*(tx.raw for tx in payments))
+    assert {outcome.result for outcome in outcomes} == {Result.ADMITTED}
+    assert [verifier.list_asked(tx) for tx in payments] == [[Priority.CLIENTS]] * 8
+
+
+async def test_only_while_gossip_goes_on_are_impatient_clients_level_with_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    desk = Desk()
+    each = 0.1 * CLIENTS_PATIENCE_S
+    verifier = desk.admission._verifier = SlowVerifier(clients=each, gossip=each)
+    payments = [desk.pay() for _ in range(10)]
+    gossip = [desk.pay() for _ in range(15)]
+
+    async def take_in() -> None:
+        for tx in gossip:
+            await desk.admission.admit([tx.raw], Priority.GOSSIP)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_in)
+        await trio.sleep(each / 2)
+        outcomes = await desk.submit(*(tx.raw for tx in payments))
+    assert {outcome.result for outcome in outcomes} == {Result.ADMITTED}
+    first, *later = [verifier.list_asked(tx) for tx in payments]
+    assert first == [Priority.CLIENTS, Priority.GOSSIP]
+    promoted = later.count([Priority.GOSSIP])
+    assert 1 <= promoted <= 5
+    assert later == [[Priority.GOSSIP]] * promoted + [[Priority.CLIENTS]] * (9 - promoted)
+    assert all(verifier.list_asked(tx) == [Priority.GOSSIP] for tx in gossip)
+    assert (desk.admission._gossip_checks, desk.admission._yielding) == (0, {})
+
+
+async def test_gossip_that_returns_finds_late_portions_patient_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    desk = Desk()
+    verifier = desk.admission._verifier = SlowVerifier(clients=0.6 * CLIENTS_PATIENCE_S, gossip=0.1)
+    payments = [desk.pay() for _ in range(4)]
+    passed_on = [desk.pay() for _ in range(40)]
+
+    async def take_in() -> None:
+        await trio.sleep(1.3 * CLIENTS_PATIENCE_S)  # while the third is checked
+        for tx in passed_on:
+            await desk.admission.admit([tx.raw], Priority.GOSSIP)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_in)
+        await desk.submit(*(tx.raw for tx in payments))
+    assert [verifier.list_asked(tx) for tx in payments] == [
+        [Priority.CLIENTS],
+        [Priority.CLIENTS],
+        [Priority.CLIENTS],
+        [Priority.GOSSIP],
+    ]
