@@ -221,6 +221,8 @@ class Network:
         self._changed = trio.Event()
         self._joined: dict[str, Peer] | None = None
         """Whom something was sent to within `at_once`; None outside."""
+        self._voted: dict[str, Peer] = {}
+        """Those of them whom a vote was sent to."""
 
     # ---- for the driver and gossip: plain calls that never wait
 
@@ -232,6 +234,8 @@ class Network:
         if target.is_connected and self._joined is not None:
             target.queue.put(channel, payload, wakes=False)
             self._joined[peer] = target
+            if channel is Channel.VOTES:
+                self._voted[peer] = target
         elif target.is_connected:
             target.queue.put(channel, payload)
         else:
@@ -247,25 +251,32 @@ class Network:
         """Send what is sent inside at the end of it, together, and not when tasks have their turn.
 
         A busy loop gives them one after milliseconds, and votes go three such ways to a block.
+        Every peer gets its votes before any peer gets a block, which is milliseconds of encryption.
         Nothing waits: what a connection does not take is left to its task. An exception inside
         stops the node: then nothing is sent.
         """
         joined: dict[str, Peer] = {}
-        self._joined = joined
+        voted: dict[str, Peer] = {}
+        self._joined, self._voted = joined, voted
         try:
             yield
         finally:
-            self._joined = None
+            self._joined, self._voted = None, {}
+        for peer in voted.values():
+            self._send_now(peer, max_bytes=1)  # one run: votes are the first in it
         for peer in joined.values():
-            self._send_now(peer)
+            self._send_now(peer, max_bytes=SEND_NOW_BYTES)
+            if len(peer.queue) or (peer.session is not None and peer.session.stream.has_unsent):
+                peer.queue.wake()
 
-    def _send_now(self, peer: Peer) -> None:
+    def _send_now(self, peer: Peer, *, max_bytes: int) -> None:
+        """Send runs of frames until so many bytes are sent; nothing while the peer's task sends."""
         session = peer.session
-        if session is None:
+        if session is None or session.dropped is not None:
             return
         sent = 0
         is_free = not (session.is_writing or session.stream.has_unsent or peer.queue.delay_s)
-        while is_free and sent < SEND_NOW_BYTES and (run := peer.queue.take()):
+        while is_free and sent < max_bytes and (run := peer.queue.take()):
             try:
                 is_free = session.stream.send_now(run)
             except trio.BrokenResourceError as error:
@@ -273,8 +284,6 @@ class Network:
                 return
             sent += len(run)
             peer.count_sent(len(run))
-        if not is_free or peer.queue.bytes:
-            peer.queue.wake()
 
     def drop_peer(self, peer: str, reason: str) -> None:
         """Close a peer's connection for a fault and keep it out for a while, longer each time."""

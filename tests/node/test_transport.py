@@ -1,5 +1,6 @@
 """The validator network on real loopback sockets: one connection a pair, priorities, returns."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ import trio.testing
 from atpar.node.errors import AddressUnavailable, Halted
 from atpar.node.framing import Channel
 from atpar.node.identity import Roots, create_root
-from atpar.node.limits import MAX_QUEUED_PROPOSAL_BYTES
+from atpar.node.limits import MAX_QUEUED_PROPOSAL_BYTES, SEND_BATCH_BYTES
 from atpar.node.metrics import Metrics
 from atpar.node.peers import Drop, PeerSpec, Received
 from tests.node.network import (
@@ -313,6 +314,50 @@ async def test_a_peer_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None
         assert queue.bytes <= MAX_QUEUED_PROPOSAL_BYTES
         for _ in range(sent):
             assert (await receive(brvo)).payload == block
+
+
+async def test_votes_for_every_peer_are_written_before_bulk_for_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = bytes(1024 * 1024)
+    written: list[tuple[str, int]] = []
+
+    def spy(code: str, send_now: Callable[[bytes], bool]) -> Callable[[bytes], bool]:
+        def write(data: bytes) -> bool:
+            written.append((code, len(data)))
+            return send_now(data)
+
+        return write
+
+    async with running(tmp_path, CODES[:3]) as (alfa, brvo, chrl):
+        await wait_sent(alfa)
+        for code, peer in alfa.network.peers.items():
+            assert peer.session is not None
+            stream = peer.session.stream
+            monkeypatch.setattr(stream, "send_now", spy(code, stream.send_now))
+        with alfa.network.at_once():
+            alfa.network.broadcast(Channel.PROPOSALS, block)
+            alfa.network.send("CHRL", Channel.VOTES, b"vote")
+        assert written[0][0] == "CHRL"
+        assert written[0][1] < 100
+        assert [code for code, size in written if size > len(block)] == ["BRVO", "CHRL"]
+        assert (await receive(chrl)).payload == b"vote"
+        assert (await receive(brvo)).payload == (await receive(chrl)).payload == block
+
+
+async def test_empty_frame_that_a_turn_leaves_behind_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atpar.node.transport.SEND_NOW_BYTES", 1)
+    section = msgspec.structs.replace(FAST, ping_interval_ms=60_000, idle_timeout_ms=120_000)
+    async with running(tmp_path, CODES[:2], section=section) as (alfa, brvo):
+        await wait_sent(alfa)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        block = bytes(SEND_BATCH_BYTES)  # a run of its own
+        with alfa.network.at_once():
+            alfa.network.broadcast(Channel.PROPOSALS, block)
+            alfa.network.broadcast(Channel.FETCH, b"")
+        assert [(await receive(brvo)).payload for _ in range(2)] == [block, b""]
 
 
 def halt_while_sending(node: Node) -> None:
