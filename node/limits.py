@@ -113,8 +113,9 @@ MIN_PACED_OPS: Final = 100
 PACER_WEIGHT: Final = 0.3
 """Of the newest block in the smoothed cost of an operation."""
 BLOCK_GAP_S: Final = 1.5
-"""Between two proposals, times the share of the time that the payments in blocks take."""
+"""Between two blocks, times the share of the time that the payments in them take."""
 MAX_BLOCK_GAP_S: Final = 0.25
+"""And never more than half of the leader timer as configured: see `Validator.block_gap_ms`."""
 CLIENT_BACKLOG_BLOCKS: Final = 6
 """Clients are asked to wait once so many full blocks of operations are pending."""
 

@@ -8,7 +8,8 @@ are never held back, and under load they grow to that size and no further.
 A block also costs every validator some ten milliseconds before its first payment: messages, fsyncs,
 a commit. On a machine with little to do that is nobody's loss. Once the payments in blocks take a
 notable share of the time, blocks that follow each other as fast as they can take it away from the
-payments; so the gap between two grows with that share, to a bound far below the leader timer.
+payments; so the gap between two grows with that share, to a bound below the leader timer. The
+validator applies it, and cuts it to half of that timer where the timer is configured to be short.
 
 Pure: the clock is the caller's.
 """
@@ -64,7 +65,7 @@ class BlockPacer:
 
     @property
     def gap_s(self) -> float:
-        """How long after the last block was proposed a leader builds the next; zero at low load."""
+        """How long after its work on the last block a leader builds the next; zero at low load."""
         return min(MAX_BLOCK_GAP_S, BLOCK_GAP_S * self._share)
 
 

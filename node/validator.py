@@ -134,9 +134,12 @@ class Validator:
         self.connected: dict[str, bool] = {}
         """Connected peers -> whether anything was heard from them on this connection."""
         self.block_gap_ms = 0
-        """Least time between the last proposal and building the next block, while the next would
-        not be full: see `pacing`."""
-        self._proposed_ms = 0
+        """Least time between the work on one block and building the next, while the next would not
+        be full: see `pacing`. More than half of the leader timer counts as half of it."""
+        self._max_gap_ms = config.timing.build_allowance_ms // 2 + config.timing.delta_ms
+        self._worked_ms = 0
+        """When `work` last took up a block, built here or prepared for another leader: the gap lies
+        between blocks, whoever proposes them."""
         self._epoch_start = position.start
         self._epoch_blocks = position.epoch_blocks
         self._leaving: set[str] = set()
@@ -162,6 +165,8 @@ class Validator:
         self._view = effects.EnterView(position.start.epoch, 0, "", position.digest)
         self._pending: bool | None = None
         self._excluded: tuple[bytes, set[bytes]] | None = None
+        self._carried = ((b"", b""), 0)
+        """(parent, final tip) -> operations of the mempool that `_excluded` names."""
         self._final_view_heard = position.tip.view
         self._final_view = position.tip.view
         self._synced_finalization = position.tip.finalization
@@ -214,8 +219,7 @@ class Validator:
             return None
         due = self._replica.deadline_ms
         if self._is_holding:
-            build_at = self._proposed_ms + self.block_gap_ms
-            return build_at if due is None else min(due, build_at)
+            return self._build_at_ms if due is None else min(due, self._build_at_ms)
         return due
 
     @property
@@ -225,10 +229,25 @@ class Validator:
 
     @property
     def _is_holding(self) -> bool:
-        """Whether building a block waits, so that more payments share what a block costs."""
-        if len(self._work) != 1 or self._now_ms >= self._proposed_ms + self.block_gap_ms:
+        """Whether building a block waits, so that more payments share what a block costs.
+
+        A block that is to be empty never does: no payment comes, and finality waits for it.
+        """
+        if len(self._work) != 1 or self._now_ms >= self._build_at_ms:
             return False
-        return isinstance(self._work[0], BuildBlock) and self.mempool.ops < self.mempool.block_ops
+        task, pool = self._work[0], self.mempool
+        if not isinstance(task, BuildBlock) or task.is_empty:
+            return False
+        return pool.ops < pool.block_ops or self._count_waiting_ops(task.parent) < pool.block_ops
+
+    @property
+    def _build_at_ms(self) -> int:
+        """When a block is built at the latest, however little it would carry.
+
+        The gap begins before the view does. With half of the leader timer as its bound, the other
+        half is left for building the block and for its way to the others.
+        """
+        return self._worked_ms + min(self.block_gap_ms, self._max_gap_ms)
 
     def start(self, *, now_ms: int, wall_ms: int) -> list[Action]:
         """Begin, once, before any `handle`."""
@@ -270,7 +289,7 @@ class Validator:
         if not self.has_work:
             return []
         task = self._work.popleft()
-        self._proposed_ms = self._now_ms
+        self._worked_ms = self._now_ms
         if isinstance(task, BuildBlock):
             self._build(task)
         else:
@@ -713,6 +732,17 @@ class Validator:
     def _get_excluded(self) -> set[bytes]:
         """Return what unfinalised ancestors of the next block carry already."""
         return self._collect_excluded(self._view_parent)
+
+    def _count_waiting_ops(self, parent: bytes) -> int:
+        """Return how many operations of the mempool a block on this parent may still carry.
+
+        Counted once per parent and final tip, and only where it decides whether a leader waits.
+        """
+        place = parent, self.executor.final.digest
+        if self._carried[0] != place:
+            held = (self.mempool.get(tx_hash) for tx_hash in self._collect_excluded(parent))
+            self._carried = place, sum(len(tx.body.ops) for tx in held if tx is not None)
+        return self.mempool.ops - self._carried[1]
 
     def _collect_excluded(self, parent: bytes) -> set[bytes]:
         if self._excluded is None or self._excluded[0] != parent:

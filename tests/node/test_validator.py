@@ -15,6 +15,7 @@ from atpar.consensus.messages import (
     encode_message,
 )
 from atpar.consensus.records import BodyRecord, encode_record
+from atpar.consensus.types import Timing
 from atpar.ledger.blocks import BLOCK, compute_digest
 from atpar.ledger.certificates import Proposition, check_certificate, compute_vote_bytes
 from atpar.ledger.codec import encode
@@ -128,6 +129,32 @@ def test_under_load_a_leader_waits_for_more_payments_but_not_once_the_block_is_f
     assert third < 100
     assert not any(node.alarms or node.faults for node in cluster.nodes.values())
     check_votes(cluster)
+
+
+def test_a_leader_never_waits_for_payments_past_its_own_timer() -> None:
+    cluster = rested_cluster(timing=Timing(delta_ms=20, build_allowance_ms=60))
+    for node in cluster.nodes.values():
+        node.running.block_gap_ms = 5_000
+    began = cluster.now_ms
+    for amount in range(1, 9):
+        settle(cluster, pay(cluster, amount))
+    assert cluster.now_ms - began < 8 * 150
+    for node in cluster.nodes.values():
+        assert not [kind for kind, _ in count_votes(node) if kind == "Nullify"]
+    check_votes(cluster)
+
+
+def test_a_block_that_has_to_be_empty_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = rested_cluster()
+    for node in cluster.nodes.values():
+        node.running.block_gap_ms = 200
+    monkeypatch.setattr("atpar.consensus.engine.MAX_UNFINAL_BYTES", -1)
+    before = cluster.nodes["ALFA"].height
+    tx = pay(cluster)
+    cluster.submit(tx)
+    cluster.run(2_000)
+    assert cluster.nodes["ALFA"].height - before > 20  # 10 with the gap
+    assert not cluster.is_final_everywhere(tx)
 
 
 def test_every_final_block_is_proven_by_a_certificate_and_headers() -> None:
@@ -819,8 +846,8 @@ def has_notarized(node: Node, digest: bytes) -> bool:
     return any(digest in data for _, _, data in node.sent)
 
 
-def rested_cluster() -> Cluster:
-    cluster = make_cluster()
+def rested_cluster(**options: object) -> Cluster:
+    cluster = make_cluster(**options)
     cluster.run(2_000)
     return cluster
 

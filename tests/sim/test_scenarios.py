@@ -58,6 +58,42 @@ def test_idle_hour_has_heartbeats_and_no_nullification() -> None:
     assert max(fast) < 200, "nobody was marked inactive"
 
 
+@pytest.mark.parametrize(("count", "is_held"), [(1, True), (3, False)])
+def test_leader_does_not_count_what_blocks_on_the_way_carry(count: int, *, is_held: bool) -> None:
+    """Three payments fill a block; three are in blocks that are not final, `count` are new."""
+    bench = Bench()
+    cluster = bench.cluster
+    cluster.keeps_sent = True
+    cluster.filter = lambda _sender, _receiver, data: (
+        not isinstance(decode_message(data), Finalize | Finalization)
+    )
+
+    def submit(number: int) -> bytes:
+        for _ in range(number):
+            tx = bench.treasury.pay(cluster.wall_ms)
+            assert cluster.submit(bench.machines[0], tx)
+        return tx.raw
+
+    def is_carried(raw: bytes) -> bool:
+        return any(
+            isinstance(message := decode_message(data), Proposal) and raw in message.block
+            for machine in bench.machines
+            for _, _, data in machine.sent
+        )
+
+    first = submit(3)
+    assert cluster.run(1_000, until=lambda: is_carried(first))
+    for machine in bench.machines:
+        machine.running.block_gap_ms = 250
+        machine.running.mempool.block_ops = 3
+    cluster.run(40)  # the others have taken up the block
+    began = cluster.now_ms
+    second = submit(count)
+    assert cluster.run(1_000, until=lambda: is_carried(second))
+    assert {len(machine.running.mempool) for machine in bench.machines} == {3 + count}
+    assert (cluster.now_ms - began > 150) is is_held
+
+
 def test_boundary_block_is_proposed_again_until_it_is_final() -> None:
     bench = Bench(epoch_blocks=8)
     cluster = bench.cluster
