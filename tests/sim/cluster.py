@@ -20,6 +20,7 @@ from atpar.ledger.authority import check_admission
 from atpar.ledger.certificates import Proposition
 from atpar.ledger.errors import Refused
 from atpar.ledger.genesis import Genesis
+from atpar.ledger.limits import MAX_BLOCK_OPS
 from atpar.ledger.transactions import Transaction
 from atpar.node import actions
 from atpar.node.actions import Action, Input
@@ -163,6 +164,9 @@ class Cluster:
         """Whether a message passes at all: an adversary on the wire who reads what it drops."""
         self.plot: dict[tuple[int, int], tuple[Proposition, Proposition]] = {}
         """(epoch, view) -> what colluding liars tell each half: all they have in common."""
+        self.block_gap_ms = 0
+        """What every validator that boots is told by its pacer: see `Validator.block_gap_ms`."""
+        self.block_ops = MAX_BLOCK_OPS
         self.keeps_sent = False
         self.crash_tail: int | None = 0
         """Bytes of an unsynced append that survive when a disk loses power by itself."""
@@ -264,6 +268,8 @@ class Cluster:
             machine.fault = str(error)
             self.note("refused", f"{machine.id} {type(error).__name__}")
             return False
+        machine.validator.block_gap_ms = self.block_gap_ms
+        machine.validator.mempool.block_ops = self.block_ops
         machine.store, machine.journal = store, journal
         machine.queue.clear()
         machine.is_busy = False

@@ -4,6 +4,8 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
+from atpar.ledger.limits import MAX_BLOCK_OPS
+from atpar.node.limits import MAX_BLOCK_GAP_S
 from tests.sim.network import Link
 
 PROFILES: Final = (
@@ -33,6 +35,8 @@ KINDS: Final = (
 RECOVERY_SHARE: Final = 0.05
 """Of the runs of `all`: too many journals are lost, and only a document reopens the chain."""
 NO_EPOCHS: Final = 1_000_000
+FEW_OPS: Final = 8
+"""Fill a block; the transactions here have fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,10 @@ class Plan:
     """Whether signatures are real."""
     liars: int
     """Byzantine or forgetful validators, at most f."""
+    block_gap_ms: int
+    """How long leaders wait for more payments, as they do under load."""
+    block_ops: int
+    """Operations that fill a block, so that nobody waits for more."""
 
 
 def make_plan(profile: str, rng: random.Random, validators: int) -> Plan:
@@ -91,4 +99,6 @@ def make_plan(profile: str, rng: random.Random, validators: int) -> Plan:
         rate_per_s=rng.choice((0.5, 2.0, 4.0, 8.0, 16.0)),
         is_signed=rng.random() < 0.02,
         liars=(validators - 1) // 3,
+        block_gap_ms=rng.choice((0, 0, round(MAX_BLOCK_GAP_S * 1_000))),
+        block_ops=rng.choice((MAX_BLOCK_OPS, FEW_OPS)),
     )

@@ -68,6 +68,7 @@ class Scenario:
             network=Network(random.Random(f"{seed}/network"), plan.link),
             watcher=self.checkers,
         )
+        self.cluster.block_gap_ms, self.cluster.block_ops = plan.block_gap_ms, plan.block_ops
         self.cluster.trace = trace
         self.treasury = Treasury(genesis, ring, random.Random(f"{seed}/payments"))
         self.is_over = False

@@ -1,11 +1,12 @@
 """A few seeds of every profile at each run of the suite; the many are `make sim`."""
 
 import json
+import random
 
 import pytest
 
 from tests.sim.__main__ import describe, parse_range
-from tests.sim.profiles import PROFILES
+from tests.sim.profiles import PROFILES, make_plan
 from tests.sim.runner import run_seed, run_seeds
 from tests.sim.wan import Setting, measure, measure_heal
 
@@ -17,6 +18,16 @@ def test_profile_shows_no_violation_and_no_stall(profile: str) -> None:
     found = describe(run_seeds(SEEDS, profile=profile, validators=4))
     assert found["violations"] == []
     assert found["stalls"] == []
+
+
+def test_leaders_wait_for_payments_in_some_of_these_worlds() -> None:
+    plans = [
+        make_plan(profile, random.Random(f"{profile}/4/{seed}/plan"), 4)
+        for profile in PROFILES
+        for seed in SEEDS
+    ]
+    assert {plan.block_gap_ms for plan in plans} == {0, 250}
+    assert len({plan.block_ops for plan in plans if plan.block_gap_ms}) == 2
 
 
 @pytest.mark.parametrize("validators", [7, 10])
