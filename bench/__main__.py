@@ -24,7 +24,8 @@ BENCHMARKS: dict[str, list[str]] = {
     "testnet-crash": [
         *ATPAR, *LOAD, "--rate", "200", "--kill", "3@10", "--restart", "3@20",
     ],
-    "testnet-bulk": [*ATPAR, *LOAD, "--rate", "20", "--bulk", "100"],
+    "testnet-load": [*ATPAR, *LOAD, "--rate", "5000"],
+    "testnet-bulk": [*ATPAR, *LOAD, "--rate", "400", "--bulk", "100"],
 }  # fmt: skip
 
 
