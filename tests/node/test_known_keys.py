@@ -268,7 +268,7 @@ def test_keys_in_one_call_may_be_more_than_the_tables(checker: TableChecker) -> 
 # ---- faults
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no code"), OSError("not allowed")])
+@pytest.mark.parametrize("error", [RuntimeError("no code"), OSError("no"), ImportError("no")])
 def test_without_code_the_library_judges_alone(error: Exception) -> None:
     def fail() -> TableChecker:
         raise error
