@@ -49,11 +49,11 @@ ENTRY_WORDS: Final = 16
 ROW_WORDS: Final = (HALF + 1) * ENTRY_WORDS
 TABLE_WORDS: Final = WINDOWS * ROW_WORDS
 POINT_WORDS: Final = 20
-SCRATCH_WORDS: Final = POINT_WORDS + 2 * WINDOWS
-"""For each point of a call: its coordinates and its digits."""
 BUILD_SCRATCH_WORDS: Final = (2 * HALF + 1) * POINT_WORDS
 DIGITS: Final = 2 * WINDOWS
 """Of the two factors of a sum."""
+SCRATCH_WORDS: Final = POINT_WORDS + DIGITS
+"""For each point of a call: its coordinates and its digits."""
 ALIGNMENT: Final = 128
 
 assert WINDOW_BITS * WINDOWS > 253 + 1, "the last digit of a number below the order has no carry"

@@ -134,6 +134,17 @@ def test_wrong_types_and_ranges_name_the_key(tmp_path):
     refuse(tmp_path, MINIMAL + '[network]\npeers = { ALFA = "x" }\n', "network.peers[...]")
 
 
+@pytest.mark.parametrize("tables", [0, 4096])
+def test_tables_of_keys_reach_their_limits(tmp_path, tables):
+    loaded = load_text(tmp_path, MINIMAL + f"[verifier]\nkey_tables = {tables}\n")
+    assert loaded.config.verifier.key_tables == tables
+
+
+@pytest.mark.parametrize("tables", [-1, 4097])
+def test_tables_of_keys_do_not_pass_their_limits(tmp_path, tables):
+    refuse(tmp_path, MINIMAL + f"[verifier]\nkey_tables = {tables}\n", "verifier.key_tables")
+
+
 def test_contradicting_values_are_refused_with_both(tmp_path):
     refuse(
         tmp_path,
