@@ -6,10 +6,11 @@ past the end of its hour plus the retention; from then on its ids count as never
 them from the disk is spread over the blocks that follow.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from atpar.ledger.codec import encode
-from atpar.ledger.hashing import HashTag, make_hasher
+from atpar.ledger.hashing import HashTag, hash_chain
 from atpar.ledger.limits import HOUR_MS, MAX_PURGED_IDS_PER_BLOCK
 from atpar.ledger.records import (
     ID_BUCKETS,
@@ -28,7 +29,6 @@ from atpar.ledger.transactions import Transaction
 from atpar.ledger.types import ZERO_HASH
 
 EMPTY_BUCKET: Final = IdBucket(0, ZERO_HASH)
-_extend: Final = make_hasher(HashTag.BUCKET)
 
 
 class IdLog:
@@ -51,7 +51,7 @@ class IdLog:
         bucket = self._buckets.get(until_ms // HOUR_MS)
         if bucket is None:
             bucket = self._open(until_ms)
-        bucket.add(TxListEntry(sender, tx_id, tx.body_hash, self._height, index))
+        bucket.entries.append(TxListEntry(sender, tx_id, tx.body_hash, self._height, index))
         record = TxRecord(tx.body_hash, tx.hash, self._height, index, until_ms)
         self._overlay.put(TX_IDS, f"{sender}|".encode() + tx_id, record)
 
@@ -71,29 +71,25 @@ class IdLog:
             self._overlay.put_all(
                 TX_LISTS, {bucket.key + place.to_bytes(8, "big"): entry for place, entry in places}
             )
-            after = IdBucket(bucket.before.count + len(bucket.entries), bucket.running_hash)
+            after = extend_bucket(bucket.before, bucket.entries)
             self._overlay.put(ID_BUCKETS, bucket.key, after)
 
 
 class _OpenBucket:
     """A bucket, and what a block adds to it."""
 
-    __slots__ = ("before", "entries", "key", "running_hash")
+    __slots__ = ("before", "entries", "key")
 
     def __init__(self, key: bytes, before: IdBucket) -> None:
         self.key = key
         self.before = before
         self.entries: list[TxListEntry] = []
-        self.running_hash = before.running_hash
-
-    def add(self, entry: TxListEntry) -> None:
-        self.entries.append(entry)
-        self.running_hash = _extend(self.running_hash + encode(entry))
 
 
-def extend_bucket(bucket: IdBucket, entry: TxListEntry) -> IdBucket:
-    """Return the bucket with one more entry in its count and running hash."""
-    return IdBucket(bucket.count + 1, _extend(bucket.running_hash + encode(entry)))
+def extend_bucket(bucket: IdBucket, entries: Sequence[TxListEntry]) -> IdBucket:
+    """Return the bucket with more entries in its count and running hash."""
+    running = hash_chain(HashTag.BUCKET.value, bucket.running_hash, list(map(encode, entries)))
+    return IdBucket(bucket.count + len(entries), running)
 
 
 def drop_expired_ids(overlay: Overlay, *, now_ms: int, retention_ms: int) -> None:

@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Final
 
 from atpar.ledger.errors import ProofInvalid
+from atpar.ledger.hashing import find_many_hashes
 
 _begin_leaf: Final = sha256(b"\0").copy
 _begin_pair: Final = sha256(b"\1").copy
@@ -31,6 +32,9 @@ def compute_root(entries: Sequence[bytes]) -> bytes:
     """Return the 32-byte root over the entries, in order."""
     if not entries:
         return EMPTY_ROOT
+    many = find_many_hashes(len(entries))
+    if many is not None:
+        return many.compute_root(entries)
     level = list(map(compute_leaf_hash, entries))
     while len(level) > 1:
         level = _climb(level)

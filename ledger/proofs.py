@@ -631,11 +631,10 @@ def _verify_expiry(proof: ExpiryProof, header: Header) -> ExpiryClaim:
         )
     key = hour_key(proof.valid_until_ms)
     expected = _read_record(ID_BUCKETS, key, proof.bucket, proof.table) or EMPTY_BUCKET
-    bucket = EMPTY_BUCKET
     for entry in proof.used:
         if (entry.sender, entry.tx_id) == (proof.sender, proof.tx_id):
             raise ProofInvalid(f"used: the transaction was executed in block {entry.height}")
-        bucket = extend_bucket(bucket, entry)
+    bucket = extend_bucket(EMPTY_BUCKET, proof.used)
     if bucket != expected:
         raise ProofInvalid(f"used: {bucket.count} ids, not the {expected.count} of the bucket")
     return ExpiryClaim(proof.sender, proof.tx_id, proof.valid_until_ms)

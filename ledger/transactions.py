@@ -8,8 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from atpar.ledger.codec import DECODING_FAULTS, Codec, Wire, encode
+from atpar.ledger.errors import NonCanonical
 from atpar.ledger.forms import ACCOUNT_ID, ASSET_CODE, is_reference
-from atpar.ledger.hashing import HashTag, SignKind, compute_sign_bytes, make_hasher
+from atpar.ledger.hashing import HashTag, SignKind, compute_sign_bytes, hash_all, make_hasher
 from atpar.ledger.keys import SignedTriple
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.operations import Operation, Transfer
@@ -180,15 +181,44 @@ def decode_transaction(raw: bytes) -> Transaction:
 def decode_hashed(raw: bytes, tx_hash: bytes) -> Transaction:
     """As `decode_transaction`, for a caller that knows the envelope's hash already."""
     envelope = ENVELOPE.decode(raw)
-    body_bytes = envelope.body
-    body = BODY.decode(body_bytes)
+    return _make_transaction(raw, tx_hash, envelope, _hash_body(envelope.body))
+
+
+def decode_many(raws: Sequence[bytes], hashes: Sequence[bytes]) -> list[Transaction | NonCanonical]:
+    """As `decode_hashed` for each, with the error in the place of what is not canonical."""
+    envelopes = [_try_envelope(raw) for raw in raws]
+    bodies = [envelope.body for envelope in envelopes if isinstance(envelope, Envelope)]
+    body_hashes = iter(hash_all(HashTag.BODY.value, bodies))
+    decoded: list[Transaction | NonCanonical] = []
+    for raw, tx_hash, envelope in zip(raws, hashes, envelopes, strict=True):
+        if isinstance(envelope, NonCanonical):
+            decoded.append(envelope)
+            continue
+        try:
+            decoded.append(_make_transaction(raw, tx_hash, envelope, next(body_hashes)))
+        except NonCanonical as error:
+            decoded.append(error)
+    return decoded
+
+
+def _try_envelope(raw: bytes) -> Envelope | NonCanonical:
+    try:
+        return ENVELOPE.decode(raw)
+    except NonCanonical as error:
+        return error
+
+
+def _make_transaction(
+    raw: bytes, tx_hash: bytes, envelope: Envelope, body_hash: bytes
+) -> Transaction:
+    body = BODY.decode(envelope.body)
     return Transaction(
         raw,
         tx_hash,
-        _hash_body(body_bytes),
+        body_hash,
         body,
         envelope.signatures,
-        body_bytes,
+        envelope.body,
         are_own_payments(body.sender, body.ops),
     )
 

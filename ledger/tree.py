@@ -37,7 +37,7 @@ from msgspec import Meta
 
 from atpar.ledger.codec import Wire, encode
 from atpar.ledger.errors import ProofInvalid
-from atpar.ledger.hashing import HashTag, compute_hash
+from atpar.ledger.hashing import HashTag, compute_hash, hash_all
 from atpar.ledger.limits import (
     MAX_ASSETS,
     MAX_SUM,
@@ -167,25 +167,29 @@ def _prepare(tree: bytes, changes: Iterable[Change]) -> list[_Item]:
     """Hash keys and leaves, and sort by path."""
     if len(tree) > MAX_TREE_ID_BYTES:
         raise AssertionError(f"tree id {tree!r} has more than {MAX_TREE_ID_BYTES} bytes")
-    # A copy of a hash after its prefix takes less than joining prefix and data.
-    begin_path = sha256(_KEY_PREFIX).copy
-    begin_leaf = sha256(_compute_head(HashTag.LEAF, tree)).copy
-    root_key = _compute_node_key(tree)
-    items: list[_Item] = []
+    keys, leaves, amounts = [], [], []
     for key, value, amount in changes:
         if not 1 <= len(key) <= MAX_TREE_KEY_BYTES:
             raise AssertionError(f"key of {len(key)} bytes, expected 1 to {MAX_TREE_KEY_BYTES}")
         if not 0 <= amount <= MAX_SUM:
             raise AssertionError(f"amount {amount} is outside 0..{MAX_SUM}")
-        running = begin_path()
-        running.update(key)
-        path = root_key + running.hexdigest().encode().translate(_NIBBLES)
-        if value is None:
-            items.append((path, None, 0, key))
-        else:
-            running = begin_leaf()
-            running.update(_BYTE[len(key)] + key + value)
-            items.append((path, running.digest(), amount, key))
+        keys.append(key)
+        leaves.append(b"" if value is None else _BYTE[len(key)] + key + value)
+        amounts.append(amount)
+    root_key = _compute_node_key(tree)
+    items: list[_Item] = [
+        (root_key + path.hex().encode().translate(_NIBBLES), digest, amount, key)
+        if leaf
+        else (root_key + path.hex().encode().translate(_NIBBLES), None, 0, key)
+        for path, leaf, digest, amount, key in zip(
+            hash_all(_KEY_PREFIX, keys),
+            leaves,
+            hash_all(_compute_head(HashTag.LEAF, tree), leaves),
+            amounts,
+            keys,
+            strict=True,
+        )
+    ]
     items.sort(key=_get_path)
     paths = [item[0] for item in items]
     if any(map(eq, paths, islice(paths, 1, None))):

@@ -16,12 +16,13 @@ import trio
 from atpar.ledger.authority import check_entry, get_params
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import NonCanonical, Refused
+from atpar.ledger.hashing import HashTag, hash_all
 from atpar.ledger.keys import SignedTriple
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.reads import get_tx_record
 from atpar.ledger.records import Params
 from atpar.ledger.state import View
-from atpar.ledger.transactions import Transaction, decode_hashed, hash_envelope
+from atpar.ledger.transactions import Transaction, decode_many
 from atpar.node.errors import VerifierBusy, VerifierStopped
 from atpar.node.limits import ADMISSION_SLICE_BYTES, CLIENTS_PATIENCE_S
 from atpar.node.mempool import Added, Mempool
@@ -114,16 +115,13 @@ class Admission:
         """
         judged: list[Transaction | Outcome] = []
         candidates: dict[bytes, Transaction] = {}
-        moment, work = self._take_moment(), 0
-        for raw in envelopes:
-            each = self._judge(raw, priority, moment)
-            judged.append(each)
+        for part in _slice(envelopes):
+            if judged:
+                await trio.lowlevel.checkpoint()
+            judged += self._judge_all(part, priority, self._take_moment())
+        for each in judged:
             if isinstance(each, Transaction):
                 candidates.setdefault(each.hash, each)
-            work += len(raw)
-            if work >= ADMISSION_SLICE_BYTES:
-                await trio.lowlevel.checkpoint()
-                moment, work = self._take_moment(), 0
         decided: dict[bytes, Outcome] = {}
         yields_until = trio.current_time() + CLIENTS_PATIENCE_S
         # A portion is held as soon as it is checked: blocks take it up, and do not check it again.
@@ -139,19 +137,39 @@ class Admission:
         is_backlogged = self._mempool.is_backlogged
         return _Moment(view, get_params(view), self._get_wall_ms(), is_backlogged)
 
-    def _judge(self, raw: bytes, priority: Priority, moment: _Moment) -> Transaction | Outcome:
+    def _judge_all(
+        self, raws: Sequence[bytes], priority: Priority, moment: _Moment
+    ) -> list[Transaction | Outcome]:
+        """Return each transaction if only its signatures are left to check, else its outcome."""
+        fitting = [raw for raw in raws if len(raw) <= MAX_TRANSACTION_BYTES]
+        hashes = hash_all(HashTag.TX.value, fitting)
+        unknown = [
+            (raw, tx_hash)
+            for raw, tx_hash in zip(fitting, hashes, strict=True)
+            if tx_hash not in self._mempool
+        ]
+        decoded = iter(decode_many([raw for raw, _ in unknown], [h for _, h in unknown]))
+        rest = iter(hashes)
+        judged: list[Transaction | Outcome] = []
+        for raw in raws:
+            if len(raw) > MAX_TRANSACTION_BYTES:
+                message = f"{len(raw)} bytes, at most {MAX_TRANSACTION_BYTES}"
+                judged.append(Outcome(Result.REFUSED, None, Code.TOO_LARGE, message))
+                continue
+            tx_hash = next(rest)
+            known = self._mempool.get(tx_hash)
+            if known is not None:
+                judged.append(Outcome(Result.KNOWN, known, first=tx_hash))
+                continue
+            tx = next(decoded)
+            if isinstance(tx, NonCanonical):
+                judged.append(Outcome(Result.REFUSED, None, Code.NON_CANONICAL, str(tx)))
+            else:
+                judged.append(self._judge(tx, priority, moment))
+        return judged
+
+    def _judge(self, tx: Transaction, priority: Priority, moment: _Moment) -> Transaction | Outcome:
         """Return the transaction if only its signatures are left to check, else its outcome."""
-        if len(raw) > MAX_TRANSACTION_BYTES:
-            message = f"{len(raw)} bytes, at most {MAX_TRANSACTION_BYTES}"
-            return Outcome(Result.REFUSED, None, Code.TOO_LARGE, message)
-        tx_hash = hash_envelope(raw)
-        known = self._mempool.get(tx_hash)
-        if known is not None:
-            return Outcome(Result.KNOWN, known, first=tx_hash)
-        try:
-            tx = decode_hashed(raw, tx_hash)
-        except NonCanonical as error:
-            return Outcome(Result.REFUSED, None, Code.NON_CANONICAL, str(error))
         body = tx.body
         holder = self._mempool.find(body.sender, body.tx_id)
         if holder is not None and holder.body_hash == tx.body_hash:
@@ -164,7 +182,7 @@ class Admission:
         if holder is not None:
             return _refuse_second(tx, holder)
         has_to_wait = is_backlogged and priority is Priority.CLIENTS
-        if has_to_wait or not self._mempool.has_room(body.sender, len(raw)):
+        if has_to_wait or not self._mempool.has_room(body.sender, len(tx.raw)):
             return Outcome(Result.NO_ROOM, tx, Code.MEMPOOL_FULL, _FULL_MESSAGE)
         return tx
 
@@ -301,6 +319,18 @@ class Admission:
         known = self._find_used(self._get_final(), tx) or self._find_held(tx)
         assert known is not None, f"{added} without a holder of the id"
         return known
+
+
+def _slice(envelopes: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Yield runs of so many bytes as are judged at once, or up to one envelope more."""
+    first = size = 0
+    for last, raw in enumerate(envelopes):
+        size += len(raw)
+        if size >= ADMISSION_SLICE_BYTES:
+            yield envelopes[first : last + 1]
+            first, size = last + 1, 0
+    if first < len(envelopes):
+        yield envelopes[first:]
 
 
 def _cut(transactions: list[Transaction], portion: int) -> Iterator[list[Transaction]]:

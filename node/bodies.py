@@ -12,9 +12,10 @@ from typing import Final
 from atpar.consensus.types import BlockInfo
 from atpar.ledger.blocks import BLOCK, HEADER_VERSION, Block, Header, compute_digest
 from atpar.ledger.errors import NonCanonical
+from atpar.ledger.hashing import HashTag, hash_all
 from atpar.ledger.limits import MAX_BLOCK_SIGNATURES
 from atpar.ledger.merkle import compute_root
-from atpar.ledger.transactions import Transaction, decode_hashed, hash_envelope
+from atpar.ledger.transactions import Transaction, decode_hashed
 from atpar.node.limits import MAX_CACHED_BODIES, MAX_CACHED_BODY_BYTES, MAX_VERIFIED_ENVELOPES
 from atpar.node.mempool import Mempool
 
@@ -45,7 +46,7 @@ def decode_body(data: bytes, *, chain_id: bytes, mempool: Mempool) -> Body | Non
         return None
     if header.tx_count != len(block.transactions):
         return None
-    hashes = list(map(hash_envelope, block.transactions))
+    hashes = hash_all(HashTag.TX.value, block.transactions)
     if compute_root(hashes) != header.tx_root:
         return None
     info = describe(header, compute_digest(header))

@@ -138,7 +138,8 @@ class VerifierSection(Settings, frozen=True):
     """Worker processes; 0 checks in line; unset is one less than the cores, at least one."""
 
     key_tables: Annotated[int, Meta(ge=0, le=4096)] = MAX_KEY_TABLES
-    """Keys whose signatures are checked from tables of 300 KB each; 0: by the library alone."""
+    """Keys whose signatures are checked from tables of 300 KB each; 0: by the library alone, and
+    no machine code is made, for hashes neither."""
 
     def count_workers(self) -> int:
         """Return the number of worker processes to start."""

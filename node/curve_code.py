@@ -31,15 +31,15 @@ on the data, and keys that sign never come near.
 
 import ctypes
 import functools
-import mmap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 
 from atpar.ledger.keys import CURVE_D, FIELD_PRIME, GROUP_ORDER, Point
+from atpar.node.machine_code import BYTE, WORD, Value, Writer, compile_module, declare, word
 
 WINDOW_BITS: Final = 7
 WINDOWS: Final = 37
@@ -63,19 +63,15 @@ _MASK: Final = 2**_LIMB_BITS - 1
 _FOUR_PRIMES: Final = (2**53 - 76, *[2**53 - 4] * 4)
 """4 p: added before a subtraction, so that no limb falls below zero."""
 
-_BYTE = ir.IntType(8)
-_WORD = ir.IntType(64)
 _WIDE = ir.IntType(128)
 _NUMBER = ir.IntType(256)
-_WORDS = _WORD.as_pointer()
+_WORDS = WORD.as_pointer()
 _LANES: Final = 8
-_LANE_WORDS = ir.VectorType(_WORD, _LANES)
+_LANE_WORDS = ir.VectorType(WORD, _LANES)
 _NEGATIVE: Final = 1 << 63
 """Set in a digit that stands for a subtraction."""
-_LIMBS = ir.LiteralStructType([_WORD] * 5)
+_LIMBS = ir.LiteralStructType([WORD] * 5)
 
-Value = Any
-"""A value in the code that is being written; llvmlite has no types for mypy."""
 Element = list[Value]
 """A number modulo p: five limbs."""
 Extended = tuple[Element, Element, Element, Element]
@@ -116,16 +112,7 @@ def compile_curve_code(lanes: int) -> CurveCode:
         OSError: this system allows no new code in memory.
         RuntimeError: LLVM cannot make code here.
     """
-    _demand_code_memory()
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    module = llvm.parse_assembly(write_module(lanes))
-    module.verify()
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
-    )
-    engine = llvm.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
+    engine = compile_module(write_module(lanes))
     address, text = ctypes.c_void_p, ctypes.c_char_p
     build = ctypes.CFUNCTYPE(None, text, address, address)
     check = ctypes.CFUNCTYPE(None, ctypes.c_uint64, address, text, text, text, address, address)
@@ -135,23 +122,6 @@ def compile_curve_code(lanes: int) -> CurveCode:
         lanes=lanes,
         engine=engine,
     )
-
-
-def _demand_code_memory() -> None:
-    """Try what LLVM is about to do: it takes success for granted, and its code would be a crash.
-
-    Raises:
-        OSError: the system's policy forbids it.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    with mmap.mmap(-1, mmap.PAGESIZE) as page:
-        held = ctypes.c_char.from_buffer(page)
-        address = ctypes.c_void_p(ctypes.addressof(held))
-        refused = libc.mprotect(address, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC)
-        error = ctypes.get_errno()
-        del held
-    if refused:
-        raise OSError(error, "this system allows no new code in memory")
 
 
 def pack_point(point: Point) -> bytes:
@@ -173,22 +143,14 @@ def _split(number: int) -> list[int]:
     return [number >> _LIMB_BITS * place & _MASK for place in range(5)]
 
 
-def _word(number: int) -> Value:
-    return ir.Constant(_WORD, number)
-
-
-class _Writer:
+class _Writer(Writer):
     """Writes one function, in the words of the field and the curve. Products are calls."""
 
     def __init__(self, function: Value, multiply: Value = None) -> None:
-        self.b = ir.IRBuilder(function.append_basic_block())
+        super().__init__(function)
         self._multiply = multiply
 
     # ---- memory
-
-    def at(self, pointer: Value, words: Value | int) -> Value:
-        """Return the pointer so many words further on."""
-        return self.b.gep(pointer, [_word(words) if isinstance(words, int) else words])
 
     def load(self, pointer: Value, number: int, *, stride: int = 1) -> Element:
         """Return one of the elements that stand in a row, a limb every `stride` words."""
@@ -204,41 +166,11 @@ class _Writer:
         """Return the 256 bits that stand there, at any address."""
         return self.b.load(self.b.bitcast(pointer, _NUMBER.as_pointer()), align=1)
 
-    # ---- control
-
-    def repeat(
-        self,
-        count: Value | int,
-        carried: Sequence[Value],
-        body: Callable[[Value, list[Value]], Sequence[Value]],
-    ) -> list[Value]:
-        """Write a loop over 0 to count - 1, count at least 1; return what the last turn gives.
-
-        The body gets the index and the carried values, and returns the next ones.
-        """
-        before, loop = self.b.block, self.b.append_basic_block()
-        self.b.branch(loop)
-        self.b.position_at_end(loop)
-        index = self.b.phi(_WORD)
-        index.add_incoming(_word(0), before)
-        held = [self.b.phi(value.type) for value in carried]
-        given = list(body(index, held))
-        following = self.b.add(index, _word(1))
-        end, after = self.b.block, self.b.append_basic_block()
-        index.add_incoming(following, end)
-        for phi, first, later in zip(held, carried, given, strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, end)
-        limit = _word(count) if isinstance(count, int) else count
-        self.b.cbranch(self.b.icmp_unsigned("<", following, limit), loop, after)
-        self.b.position_at_end(after)
-        return given
-
     # ---- the field
 
     def fill(self, number: int) -> Value:
         """Return a constant as one limb is held."""
-        return _word(number)
+        return word(number)
 
     def constant(self, number: int) -> Element:
         """Return a constant as an element."""
@@ -280,10 +212,10 @@ class _Writer:
         """Return the number below p as 256 bits."""
         b, limbs = self.b, self._pass_carries(self._pass_carries(element, fold=True), fold=True)
         # Now below 2^255. It is p or more exactly if adding 19 carries out of the top.
-        excess = b.lshr(b.add(limbs[0], _word(19)), _word(_LIMB_BITS))
+        excess = b.lshr(b.add(limbs[0], word(19)), word(_LIMB_BITS))
         for limb in limbs[1:]:
-            excess = b.lshr(b.add(limb, excess), _word(_LIMB_BITS))
-        limbs[0] = b.add(limbs[0], b.mul(excess, _word(19)))
+            excess = b.lshr(b.add(limb, excess), word(_LIMB_BITS))
+        limbs[0] = b.add(limbs[0], b.mul(excess, word(19)))
         number = ir.Constant(_NUMBER, 0)
         for place, limb in enumerate(self._pass_carries(limbs, fold=False)):
             shift = ir.Constant(_NUMBER, _LIMB_BITS * place)
@@ -294,12 +226,12 @@ class _Writer:
         """Return the same with 51 bits a limb; what passes the top comes back times 19, or goes."""
         b, limbs = self.b, list(element)
         for place in range(4):
-            limbs[place + 1] = b.add(limbs[place + 1], b.lshr(limbs[place], _word(_LIMB_BITS)))
-            limbs[place] = b.and_(limbs[place], _word(_MASK))
-        over = b.lshr(limbs[4], _word(_LIMB_BITS))
-        limbs[4] = b.and_(limbs[4], _word(_MASK))
+            limbs[place + 1] = b.add(limbs[place + 1], b.lshr(limbs[place], word(_LIMB_BITS)))
+            limbs[place] = b.and_(limbs[place], word(_MASK))
+        over = b.lshr(limbs[4], word(_LIMB_BITS))
+        limbs[4] = b.and_(limbs[4], word(_MASK))
         if fold:
-            limbs[0] = b.add(limbs[0], b.mul(over, _word(19)))
+            limbs[0] = b.add(limbs[0], b.mul(over, word(19)))
         return limbs
 
     # ---- the curve
@@ -335,7 +267,7 @@ class _HotWriter(_Writer):
         wide_one = [b.zext(limb, _WIDE) for limb in one]
         wide_other = [b.zext(limb, _WIDE) for limb in other]
         # 2^255 = 19, so a product of limbs whose places pass the top comes back times 19.
-        folded = [b.zext(b.mul(limb, _word(19)), _WIDE) for limb in other]
+        folded = [b.zext(b.mul(limb, word(19)), _WIDE) for limb in other]
         sums = [
             self._sum(
                 b.mul(wide_one[i], wide_other[place - i] if i <= place else folded[place - i + 5])
@@ -367,14 +299,14 @@ class _HotWriter(_Writer):
 
     def _carry(self, sums: list[Value]) -> Element:
         """Return five sums of products as a narrow number."""
-        b, limbs, carry = self.b, [], _word(0)
+        b, limbs, carry = self.b, [], word(0)
         for total in sums:
             carried = b.add(total, b.zext(carry, _WIDE))
-            limbs.append(b.and_(b.trunc(carried, _WORD), _word(_MASK)))
-            carry = b.trunc(b.lshr(carried, ir.Constant(_WIDE, _LIMB_BITS)), _WORD)
-        limbs[0] = b.add(limbs[0], b.mul(carry, _word(19)))
-        limbs[1] = b.add(limbs[1], b.lshr(limbs[0], _word(_LIMB_BITS)))
-        limbs[0] = b.and_(limbs[0], _word(_MASK))
+            limbs.append(b.and_(b.trunc(carried, WORD), word(_MASK)))
+            carry = b.trunc(b.lshr(carried, ir.Constant(_WIDE, _LIMB_BITS)), WORD)
+        limbs[0] = b.add(limbs[0], b.mul(carry, word(19)))
+        limbs[1] = b.add(limbs[1], b.lshr(limbs[0], word(_LIMB_BITS)))
+        limbs[0] = b.and_(limbs[0], word(_MASK))
         return limbs
 
 
@@ -428,7 +360,7 @@ class _LaneWriter(_HotWriter):
             address = self.b.extract_element(addresses, ir.Constant(ir.IntType(32), lane))
             entry = self.b.inttoptr(address, _LANE_WORDS.as_pointer())
             for half, rows in enumerate(halves):
-                place = self.b.gep(entry, [_word(half)])
+                place = self.b.gep(entry, [word(half)])
                 rows.append(self.b.load(place, align=_LANES * 8))
         limbs = [limb for rows in halves for limb in self._transpose(rows)]
         return limbs[:5], limbs[5:10], limbs[10:15]
@@ -473,18 +405,9 @@ def _group(values: Sequence[Value]) -> list[Element]:
     return [list(values[start : start + 5]) for start in range(0, len(values), 5)]
 
 
-def _declare(
-    module: Value, name: str, parameters: Sequence[Value], *, result: Value, is_internal: bool
-) -> Value:
-    function = ir.Function(module, ir.FunctionType(result, parameters), name)
-    if is_internal:
-        function.linkage = "internal"
-    return function
-
-
 def _write_multiply(module: Value) -> Value:
     """The product as a function, for where a call does not matter: it keeps the code short."""
-    function = _declare(module, "multiply", [_WORD] * 10, result=_LIMBS, is_internal=True)
+    function = declare(module, "multiply", [WORD] * 10, result=_LIMBS, is_internal=True)
     writer = _HotWriter(function)
     product: Value = ir.Constant(_LIMBS, ir.Undefined)
     for place, limb in enumerate(writer.multiply(*_group(function.args))):
@@ -495,7 +418,7 @@ def _write_multiply(module: Value) -> Value:
 
 def _write_invert(module: Value, multiply: Value) -> Value:
     """invert(out, in): the power p - 2, by the usual chain of 254 squarings and 11 products."""
-    function = _declare(module, "invert", [_WORDS, _WORDS], result=ir.VoidType(), is_internal=True)
+    function = declare(module, "invert", [_WORDS, _WORDS], result=ir.VoidType(), is_internal=True)
     out, given = function.args
     w = _Writer(function, multiply)
     z = w.load(given, 0)
@@ -519,7 +442,7 @@ def _write_recode(module: Value, lanes: int) -> Value:
     A digit is where its multiple stands in the table's row, in words, and _NEGATIVE if the multiple
     is to be subtracted.
     """
-    function = _declare(module, "recode", [_WORDS, _WORDS], result=ir.VoidType(), is_internal=True)
+    function = declare(module, "recode", [_WORDS, _WORDS], result=ir.VoidType(), is_internal=True)
     number, digits = function.args
     w = _Writer(function)
     b = w.b
@@ -527,15 +450,15 @@ def _write_recode(module: Value, lanes: int) -> Value:
     def take_digit(window: Value, carried: list[Value]) -> list[Value]:
         """Take the lowest bits, as a number from -HALF to HALF and a carry."""
         rest, carry = carried
-        bits = b.add(b.and_(b.trunc(rest, _WORD), _word(2**WINDOW_BITS - 1)), carry)
-        is_negative = b.icmp_unsigned(">", bits, _word(HALF))
-        size = b.select(is_negative, b.sub(_word(2**WINDOW_BITS), bits), bits)
-        place = b.add(b.mul(window, _word(ROW_WORDS)), b.mul(size, _word(ENTRY_WORDS)))
-        sign = b.select(is_negative, _word(_NEGATIVE), _word(0))
-        b.store(b.or_(place, sign), w.at(digits, b.mul(window, _word(lanes))))
-        return [b.lshr(rest, ir.Constant(_NUMBER, WINDOW_BITS)), b.zext(is_negative, _WORD)]
+        bits = b.add(b.and_(b.trunc(rest, WORD), word(2**WINDOW_BITS - 1)), carry)
+        is_negative = b.icmp_unsigned(">", bits, word(HALF))
+        size = b.select(is_negative, b.sub(word(2**WINDOW_BITS), bits), bits)
+        place = b.add(b.mul(window, word(ROW_WORDS)), b.mul(size, word(ENTRY_WORDS)))
+        sign = b.select(is_negative, word(_NEGATIVE), word(0))
+        b.store(b.or_(place, sign), w.at(digits, b.mul(window, word(lanes))))
+        return [b.lshr(rest, ir.Constant(_NUMBER, WINDOW_BITS)), b.zext(is_negative, WORD)]
 
-    w.repeat(WINDOWS, [w.load_number(number), _word(0)], take_digit)
+    w.repeat(WINDOWS, [w.load_number(number), word(0)], take_digit)
     b.ret_void()
     return function
 
@@ -545,17 +468,17 @@ def _write_sum_up(module: Value, lanes: int) -> Value:
 
     X, Y and Z of the points are written, one lane beside the other.
     """
-    function = _declare(module, "sum_up", [_WORDS] * 4, result=ir.VoidType(), is_internal=True)
+    function = declare(module, "sum_up", [_WORDS] * 4, result=ir.VoidType(), is_internal=True)
     points, tables, base_tables, digits = function.args
     w = _HotWriter(function) if lanes == 1 else _LaneWriter(function)
 
     key_tables, base = w.load_lanes(tables), w.load_lanes(base_tables)
 
     def add_digit(turn: Value, carried: list[Value]) -> list[Value]:
-        digit = w.load_lanes(w.at(digits, w.b.mul(turn, _word(lanes))))
+        digit = w.load_lanes(w.at(digits, w.b.mul(turn, word(lanes))))
         is_negative = w.b.icmp_signed("<", digit, w.fill(0))
         places = w.b.and_(digit, w.fill(_NEGATIVE - 1))
-        is_of_key = w.b.icmp_unsigned("<", turn, _word(WINDOWS))
+        is_of_key = w.b.icmp_unsigned("<", turn, word(WINDOWS))
         multiple = w.load_entry(w.b.select(is_of_key, key_tables, base), places)
         x, y, z, t = _group(carried)
         return _flatten(*w.add_multiple((x, y, z, t), multiple, is_negative))
@@ -570,26 +493,26 @@ def _write_sum_up(module: Value, lanes: int) -> Value:
 
 def _write_build(module: Value, multiply: Value, invert: Value) -> None:
     """build(point, table, scratch): each row is a chain of additions, made affine together."""
-    function = _declare(module, "build", [_WORDS] * 3, result=ir.VoidType(), is_internal=False)
+    function = declare(module, "build", [_WORDS] * 3, result=ir.VoidType(), is_internal=False)
     point, table, scratch = function.args
     w = _Writer(function, multiply)
     zero, one = w.constant(0), w.constant(1)
-    inverse = w.b.alloca(_WORD, 5)
+    inverse = w.b.alloca(WORD, 5)
     never = ir.Constant(ir.IntType(1), 0)
 
     def get_place(multiple: Value) -> Value:
-        return w.at(scratch, w.b.mul(multiple, _word(POINT_WORDS)))
+        return w.at(scratch, w.b.mul(multiple, word(POINT_WORDS)))
 
     def write_row(row: Value, carried: list[Value]) -> list[Value]:
         """Write the multiples of an affine point; return it times 2^WINDOW_BITS."""
         x, y = _group(carried)
         first = w.make_multiple(x, y)
-        entries = w.at(table, w.b.mul(row, _word(ROW_WORDS)))
+        entries = w.at(table, w.b.mul(row, word(ROW_WORDS)))
         w.store(entries, one, one, zero)
 
         def add_next(index: Value, carried: list[Value]) -> list[Value]:
             x, y, z, t, product = _group(carried)
-            w.store(get_place(w.b.add(index, _word(1))), x, y, z, product)
+            w.store(get_place(w.b.add(index, word(1))), x, y, z, product)
             total = w.add_multiple((x, y, z, t), first, never)
             return _flatten(*total, w.multiply(product, z))
 
@@ -598,7 +521,7 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
         w.b.call(invert, [inverse, inverse])
 
         def make_affine(index: Value, carried: list[Value]) -> list[Value]:
-            place = get_place(w.b.sub(_word(2 * HALF), index))
+            place = get_place(w.b.sub(word(2 * HALF), index))
             x, y, z, product = (w.load(place, number) for number in range(4))
             own = w.multiply(carried, product)
             w.store(place, w.multiply(x, own), w.multiply(y, own))
@@ -607,9 +530,9 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
         w.repeat(2 * HALF, w.load(inverse, 0), make_affine)
 
         def write_entry(index: Value, carried: list[Value]) -> list[Value]:
-            multiple = w.b.add(index, _word(1))
+            multiple = w.b.add(index, word(1))
             place = get_place(multiple)
-            entry = w.at(entries, w.b.mul(multiple, _word(ENTRY_WORDS)))
+            entry = w.at(entries, w.b.mul(multiple, word(ENTRY_WORDS)))
             w.store(entry, *w.make_multiple(w.load(place, 0), w.load(place, 1)))
             return carried
 
@@ -628,33 +551,33 @@ def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> N
     other, and last the product of all Z before each.
     """
     recode, sum_up = _write_recode(module, lanes), _write_sum_up(module, lanes)
-    function = _declare(
+    function = declare(
         module,
         "check",
-        [_WORD, _WORDS, _WORDS, _WORDS, _WORDS, _WORDS, _BYTE.as_pointer()],
+        [WORD, _WORDS, _WORDS, _WORDS, _WORDS, _WORDS, BYTE.as_pointer()],
         result=ir.VoidType(),
         is_internal=False,
     )
     count, base_table, tables, numbers, encodings, scratch, verdicts = function.args
     w = _Writer(function, multiply)
     b = w.b
-    one, inverse = w.constant(1), b.alloca(_WORD, 5)
-    base_tables = b.alloca(_WORD, lanes)
+    one, inverse = w.constant(1), b.alloca(WORD, 5)
+    base_tables = b.alloca(WORD, lanes)
     for lane in range(lanes):
-        b.store(b.ptrtoint(base_table, _WORD), w.at(base_tables, lane))
+        b.store(b.ptrtoint(base_table, WORD), w.at(base_tables, lane))
     digits = scratch
     points = w.at(digits, DIGITS * lanes)
-    products = w.at(points, b.mul(count, _word(15)))
+    products = w.at(points, b.mul(count, word(15)))
 
     def get_point(index: Value) -> Value:
-        group, lane = b.udiv(index, _word(lanes)), b.urem(index, _word(lanes))
-        return w.at(points, b.add(b.mul(group, _word(15 * lanes)), lane))
+        group, lane = b.udiv(index, word(lanes)), b.urem(index, word(lanes))
+        return w.at(points, b.add(b.mul(group, word(15 * lanes)), lane))
 
     def sum_group(group: Value, carried: list[Value]) -> list[Value]:
-        first = b.mul(group, _word(lanes))
+        first = b.mul(group, word(lanes))
 
         def write_digits(lane: Value, carried: list[Value]) -> list[Value]:
-            factors = w.at(numbers, b.mul(b.add(first, lane), _word(8)))
+            factors = w.at(numbers, b.mul(b.add(first, lane), word(8)))
             own = w.at(digits, lane)
             b.call(recode, [factors, own])
             b.call(recode, [w.at(factors, 4), w.at(own, WINDOWS * lanes)])
@@ -664,27 +587,27 @@ def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> N
         b.call(sum_up, [get_point(first), w.at(tables, first), base_tables, digits])
         return carried
 
-    w.repeat(b.udiv(count, _word(lanes)), [], sum_group)
+    w.repeat(b.udiv(count, word(lanes)), [], sum_group)
 
     def multiply_up(index: Value, product: list[Value]) -> list[Value]:
-        w.store(w.at(products, b.mul(index, _word(5))), product)
+        w.store(w.at(products, b.mul(index, word(5))), product)
         return w.multiply(product, w.load(get_point(index), 2, stride=lanes))
 
     w.store(inverse, w.repeat(count, one, multiply_up))
     b.call(invert, [inverse, inverse])
 
     def compare(step: Value, inverse: list[Value]) -> list[Value]:
-        index = b.sub(b.sub(count, _word(1)), step)
+        index = b.sub(b.sub(count, word(1)), step)
         x, y, z = (w.load(get_point(index), number, stride=lanes) for number in range(3))
-        own = w.multiply(inverse, w.load(w.at(products, b.mul(index, _word(5))), 0))
+        own = w.multiply(inverse, w.load(w.at(products, b.mul(index, word(5))), 0))
         sign = b.shl(w.reduce(w.multiply(x, own)), ir.Constant(_NUMBER, 255))
         encoding = b.or_(w.reduce(w.multiply(y, own)), sign)
         is_same = b.icmp_unsigned(
-            "==", encoding, w.load_number(w.at(encodings, b.mul(index, _word(4))))
+            "==", encoding, w.load_number(w.at(encodings, b.mul(index, word(4))))
         )
-        factor = w.load_number(w.at(numbers, b.add(b.mul(index, _word(8)), _word(4))))
+        factor = w.load_number(w.at(numbers, b.add(b.mul(index, word(8)), word(4))))
         is_canonical = b.icmp_unsigned("<", factor, ir.Constant(_NUMBER, GROUP_ORDER))
-        b.store(b.zext(b.and_(is_same, is_canonical), _BYTE), w.at(verdicts, index))
+        b.store(b.zext(b.and_(is_same, is_canonical), BYTE), w.at(verdicts, index))
         return w.multiply(inverse, z)
 
     w.repeat(count, w.load(inverse, 0), compare)

@@ -45,6 +45,7 @@ from atpar.node.errors import (
     StartRefused,
     StoreMissing,
 )
+from atpar.node.fast_hashes import prepare_fast_hashes
 from atpar.node.gateway import NodeState
 from atpar.node.gossip import Gossip
 from atpar.node.http_server import HttpBounds
@@ -291,6 +292,8 @@ class _Node:
             max_count=config.mempool.max_transactions,
             share_percent=config.mempool.participant_share_percent,
         )
+        if config.verifier.key_tables:
+            prepare_fast_hashes()
         self.verifier = Verifier(
             workers=config.verifier.count_workers(),
             key_tables=config.verifier.key_tables,

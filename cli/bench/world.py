@@ -11,6 +11,7 @@ from atpar.cli.testnet.recipe import HKD, Place, World, build_policy, build_worl
 from atpar.ledger.blocks import Header
 from atpar.ledger.commitment import commit_state
 from atpar.ledger.genesis import build_genesis
+from atpar.ledger.hashing import HashTag, hash_all
 from atpar.ledger.operations import Operation, Transfer
 from atpar.ledger.records import (
     ACCOUNTS,
@@ -23,7 +24,7 @@ from atpar.ledger.records import (
     balance_key,
 )
 from atpar.ledger.state import Backing, Base, MemoryBacking, Overlay
-from atpar.ledger.transactions import Transaction, decode_transaction
+from atpar.ledger.transactions import Transaction, decode_many
 from atpar.node.identity import create_root
 from atpar.node.signer import LocalSigner
 
@@ -148,7 +149,8 @@ def _make_transfer(chain: Chain, debtor: int, rng: random.Random) -> Transfer:
 
 def decode_all(raws: Sequence[bytes]) -> list[Transaction]:
     """Return the transactions of envelopes, as a node decodes what it is sent."""
-    return [decode_transaction(raw) for raw in raws]
+    decoded = decode_many(raws, hash_all(HashTag.TX.value, raws))
+    return [tx for tx in decoded if isinstance(tx, Transaction)]
 
 
 def as_backing(chain: Chain) -> Backing:

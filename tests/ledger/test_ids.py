@@ -37,7 +37,7 @@ def test_a_bucket_is_the_running_hash_of_its_list(world: World) -> None:
     hour = hour_key(until_ms)
     bucket = EMPTY_BUCKET
     for _, entry in world.view.scan(records.TX_LISTS, hour):
-        bucket = extend_bucket(bucket, entry)
+        bucket = extend_bucket(bucket, [entry])
     assert bucket.count == 3
     assert world.view.get(records.ID_BUCKETS, hour) == bucket
 
@@ -62,7 +62,7 @@ def test_a_block_adds_its_ids_to_the_buckets_of_their_hours_in_order(world: Worl
         assert [entry.tx_id for entry in entries] == tx_ids
         bucket = EMPTY_BUCKET
         for entry in entries:
-            bucket = extend_bucket(bucket, entry)
+            bucket = extend_bucket(bucket, [entry])
         assert world.view.get(records.ID_BUCKETS, hour) == bucket
 
 
