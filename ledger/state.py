@@ -65,6 +65,9 @@ class Backing(Protocol):
     def scan(self, space: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, bytes) for all keys with the prefix, in key order."""
 
+    def rules_out(self, space: int, key: bytes, /) -> bool:
+        """Return True only if there is certainly nothing for the ledger, known without a look."""
+
 
 class View(Protocol):
     """Read access to one version of the state."""
@@ -100,6 +103,7 @@ class Base:
         cache_node_bytes: int = NODE_CACHE_BYTES,
     ) -> None:
         self._backing = backing
+        self._rules_out = backing.rules_out
         self.records = ByteCache(cache_record_bytes, measure_record)
         self.nodes = ByteCache(cache_node_bytes, measure_node)
 
@@ -114,6 +118,8 @@ class Base:
         return self._load(section, key)
 
     def _load(self, section: Section[T], key: bytes) -> T | None:
+        if not section.cached and self._rules_out(section.id, key):
+            return None
         record: Any = self.records.recall(section.id, key)
         if record is MISSING:
             data = self._backing.get(section.id, key)
@@ -359,6 +365,10 @@ class MemoryBacking:
         for key, data in sorted(self.spaces.get(space, {}).items()):
             if key.startswith(prefix):
                 yield key, data
+
+    def rules_out(self, _space: int, _key: bytes, /) -> bool:
+        """Return False: to look is as fast."""
+        return False
 
     def apply(self, writes: Iterator[tuple[int, bytes, bytes | None]]) -> None:
         """Apply encoded writes, as the disk would."""

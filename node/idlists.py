@@ -32,6 +32,12 @@ def scan_ids(reader: KeyValueReader, prefix: bytes) -> Iterator[tuple[bytes, byt
                 yield place, encode(entry)
 
 
+def scan_entries(reader: KeyValueReader) -> Iterator[TxListEntry]:
+    """Yield every entry, in order."""
+    for key, value in reader.scan(SPACE):
+        yield from (entry for _, entry in _unpack(key, value))
+
+
 def find_id(reader: KeyValueReader, key: bytes) -> bytes | None:
     """Return the bytes of one entry, or None."""
     return next((value for place, value in scan_ids(reader, key) if place == key), None)

@@ -21,6 +21,10 @@ STORE_MAX_WRITE_BUFFER_BYTES: Final = 20 * 1024 * 1024
 """LevelDB's; each store draws its own, see `node/kv.py`."""
 STORE_BLOOM_BITS: Final = 10
 STORE_MAX_OPEN_FILES: Final = 256
+USED_IDS_WORDS: Final = 1 << 22
+"""Of 64 bits, for what tells that an id was never used: 32 MB, good for 33 million ids."""
+USED_IDS_PORTION: Final = 1_000
+"""Ids that are read at a start before somebody else may add some."""
 MAX_HELD_PAGE_BLOCKS: Final = 16
 MAX_HELD_PAGE_BYTES: Final = 16 * 1024 * 1024
 """Tree pages go to the disk with so many blocks at most, or when more bytes of them are held."""

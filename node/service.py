@@ -390,7 +390,11 @@ class _Node:
         self._introduce()
         host, port = parse_address(self.config.network.listen)
         listeners = await self.network.listen(host, port)
+        load_used_ids = self.setup.store.follow_used_ids()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                trio.to_thread.run_sync, load_used_ids, trio.from_thread.check_cancelled
+            )
             await nursery.start(self.verifier.run)
             await nursery.start(self.driver.run)
             self.gateway.state, self.gateway.detail = NodeState.CATCHING_UP, "following the chain"

@@ -30,7 +30,7 @@ Numbers in keys are big-endian, so key order is chain order.
 import heapq
 import shutil
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -70,7 +70,7 @@ from atpar.ledger.types import ChainId, Count, Hash, Height
 from atpar.node.errors import DiskFault, StoreCorrupt, StoreMismatch, StoreMissing, StoreSchema
 from atpar.node.evidence import get_kind
 from atpar.node.gateway import Entry, EntryCursor, EpochEntry, FinalityPath, FinalState
-from atpar.node.idlists import IdListWriter, find_id, scan_ids
+from atpar.node.idlists import IdListWriter, find_id, scan_entries, scan_ids
 from atpar.node.indexes import (
     Marks,
     Movement,
@@ -88,6 +88,7 @@ from atpar.node.journal import sync_folder
 from atpar.node.kv import KeyValue, KeyValueReader, LevelKeyValue, Write
 from atpar.node.limits import MAX_EVIDENCE_PER_VALIDATOR, MAX_PAGE, SNAPSHOT_CACHE_BYTES
 from atpar.node.treepages import Held, load_held
+from atpar.node.used_ids import UsedIds
 
 SCHEMA_VERSION: Final = 5
 
@@ -164,6 +165,7 @@ class Store:
         self._held: tuple[Held, ...] = ()
         """Tree pages that the disk does not have: of the final state, and while a commit is under
         way also of the state after it. Found out when first asked for."""
+        self._used_ids: UsedIds | None = None
         self._steps: tuple[EpochStep, ...] = ()
         """Those that were asked for, from genesis on."""
 
@@ -177,6 +179,35 @@ class Store:
         """Return the bytes stored under a key of a section (or of TREE_NODES)."""
         held = self._get_held() if space == TREE_NODES else None
         return _get_state(self._engine, held, space, key)
+
+    def rules_out(self, space: int, key: bytes, /) -> bool:
+        """Return True only of ids that the ledger counts as unused, known without a look.
+
+        Records of ids whose hour it has dropped are still found by `get`.
+        """
+        used = self._used_ids
+        return used is not None and space == TX_IDS.id and not used.may_hold(key)
+
+    def follow_used_ids(self) -> Callable[[Callable[[], None]], None]:
+        """Learn which ids are used, from now on and, by the function returned, until now.
+
+        To be called while nothing is being committed; the function then in any thread, where it
+        takes a second for a few hundred thousand ids. What it is given is called now and then:
+        what that raises ends it, and then ids are looked up as before.
+        """
+        used = self._used_ids = UsedIds()
+
+        def load(check: Callable[[], None]) -> None:
+            entries = scan_entries(self._engine.snapshot())
+            used.load((tx_key(entry.sender, entry.tx_id) for entry in entries), check=check)
+
+        return load
+
+    def _note_used_ids(self, overlays: Iterable[Overlay]) -> None:
+        """Before they are written, or somebody might be told that an id is unused which is not."""
+        if self._used_ids is not None:
+            for overlay in overlays:
+                self._used_ids.add_all(overlay.tables.get(TX_IDS.id, ()))
 
     def scan(self, space: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, bytes) for all keys of a section with the prefix, in key order."""
@@ -206,6 +237,7 @@ class Store:
         held = self._get_held()
         after, pages = held.add((block.header.height, block.overlay) for block in blocks)
         self._held = (held, after)
+        self._note_used_ids(block.overlay for block in blocks)
         self._engine.write(_encode_commit(self._engine, blocks, position) + pages)
         self._held = (after,)
         self.position = position
@@ -314,6 +346,7 @@ class Store:
         """
 
         held = self._get_held()
+        self._note_used_ids([overlay])
 
         def batch() -> Iterator[Write]:
             yield from held.list_pages()
@@ -446,6 +479,10 @@ class _SnapshotBacking:
     def scan(self, space: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, bytes) for all keys with the prefix, in key order."""
         return _scan_state(self._snapshot, self._held, space, prefix)
+
+    def rules_out(self, _space: int, _key: bytes, /) -> bool:
+        """Return False: a snapshot is asked too seldom for it to matter."""
+        return False
 
 
 def _load_held(reader: KeyValueReader, height: int) -> Held:
