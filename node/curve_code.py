@@ -39,7 +39,17 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from atpar.ledger.keys import CURVE_D, FIELD_PRIME, GROUP_ORDER, Point
-from atpar.node.machine_code import BYTE, WORD, Value, Writer, compile_module, declare, word
+from atpar.node.challenge_code import write_challenge
+from atpar.node.machine_code import (
+    BYTE,
+    WORD,
+    Value,
+    Writer,
+    compile_module,
+    declare,
+    transpose,
+    word,
+)
 
 WINDOW_BITS: Final = 7
 WINDOWS: Final = 37
@@ -82,7 +92,7 @@ Multiple = tuple[Element, Element, Element]
 
 @dataclass(frozen=True, slots=True)
 class CurveCode:
-    """The two functions, ready to be called. Each call leaves the interpreter to other threads."""
+    """The functions, ready to be called. Each call leaves the interpreter to other threads."""
 
     build: Callable[..., None]
     """(x and y as ten limbs, table, scratch): fill the table of a point."""
@@ -91,6 +101,11 @@ class CurveCode:
 
     Verdict i is 1 if s is below the group's order and the encoding of s B - k A is R, else 0.
     A multiple of `lanes`, at least one; scratch has SCRATCH_WORDS for each.
+    """
+    challenge: Callable[..., None]
+    """(count, texts padded to blocks, how many of each, numbers): write k.
+
+    Numbers are as `check` takes them; of each pair the first is written.
     """
     lanes: int
     engine: object
@@ -115,10 +130,12 @@ def compile_curve_code(lanes: int) -> CurveCode:
     engine = compile_module(write_module(lanes))
     address, text = ctypes.c_void_p, ctypes.c_char_p
     build = ctypes.CFUNCTYPE(None, text, address, address)
-    check = ctypes.CFUNCTYPE(None, ctypes.c_uint64, address, text, text, text, address, address)
+    check = ctypes.CFUNCTYPE(None, ctypes.c_uint64, address, text, address, text, address, address)
+    challenge = ctypes.CFUNCTYPE(None, ctypes.c_uint64, text, address, address)
     return CurveCode(
         build=build(engine.get_function_address("build")),
         check=check(engine.get_function_address("check")),
+        challenge=challenge(engine.get_function_address("challenge")),
         lanes=lanes,
         engine=engine,
     )
@@ -130,12 +147,13 @@ def pack_point(point: Point) -> bytes:
 
 
 def write_module(lanes: int) -> str:
-    """Return the two functions in LLVM's language."""
+    """Return the functions in LLVM's language."""
     module = ir.Module("curve")
     multiply = _write_multiply(module)
     invert = _write_invert(module, multiply)
     _write_build(module, multiply, invert)
     _write_check(module, multiply, invert, lanes)
+    write_challenge(module, lanes)
     return str(module)
 
 
@@ -362,7 +380,7 @@ class _LaneWriter(_HotWriter):
             for half, rows in enumerate(halves):
                 place = self.b.gep(entry, [word(half)])
                 rows.append(self.b.load(place, align=_LANES * 8))
-        limbs = [limb for rows in halves for limb in self._transpose(rows)]
+        limbs = [limb for rows in halves for limb in transpose(self.b, rows)]
         return limbs[:5], limbs[5:10], limbs[10:15]
 
     def load_lanes(self, pointer: Value) -> Value:
@@ -377,24 +395,6 @@ class _LaneWriter(_HotWriter):
         """Return the product from shifts: there is no fast one of 64 bits."""
         b = self.b
         return b.add(b.add(value, b.shl(value, self.fill(1))), b.shl(value, self.fill(4)))
-
-    def _transpose(self, rows: list[Value]) -> list[Value]:
-        """Return eight vectors of which the n-th holds the n-th words of the given ones."""
-        rows = list(rows)
-        for step in (1, 2, 4):
-            for upper in (place for place in range(_LANES) if not place & step):
-                one, other = rows[upper], rows[upper + step]
-                rows[upper] = self._shuffle(
-                    one, other, [n if not n & step else _LANES + n - step for n in range(_LANES)]
-                )
-                rows[upper + step] = self._shuffle(
-                    one, other, [n + step if not n & step else _LANES + n for n in range(_LANES)]
-                )
-        return rows
-
-    def _shuffle(self, one: Value, other: Value, places: list[int]) -> Value:
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), places)
-        return self.b.shuffle_vector(one, other, mask)
 
 
 def _flatten(*elements: Element) -> list[Value]:

@@ -124,12 +124,13 @@ def write_module() -> str:
 # ---- constants: the first bits of what follows the point in roots of primes
 
 
-def _list_primes(number: int) -> list[int]:
+def list_primes(number: int) -> list[int]:
+    """Return the first primes."""
     primes = (n for n in count(2) if all(n % d for d in range(2, isqrt(n) + 1)))
     return list(islice(primes, number))
 
 
-def _cube_root(number: int) -> int:
+def cube_root(number: int) -> int:
     """Return the whole part of a cube root."""
     low, high = 0, 1 << number.bit_length() // 3 + 1
     while high - low > 1:
@@ -138,8 +139,8 @@ def _cube_root(number: int) -> int:
     return low
 
 
-_START: Final = [isqrt(prime << 64) % 2**32 for prime in _list_primes(8)]
-_ADDED: Final = [_cube_root(prime << 96) % 2**32 for prime in _list_primes(_ROUNDS)]
+_START: Final = [isqrt(prime << 64) % 2**32 for prime in list_primes(8)]
+_ADDED: Final = [cube_root(prime << 96) % 2**32 for prime in list_primes(_ROUNDS)]
 
 
 def _four(*numbers: int) -> Value:

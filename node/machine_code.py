@@ -114,3 +114,19 @@ class Writer:
         self.b.cbranch(self.b.icmp_unsigned("<", following, limit), loop, after)
         self.b.position_at_end(after)
         return given
+
+
+def transpose(b: Value, rows: Sequence[Value]) -> list[Value]:
+    """Return as many vectors, of which the n-th holds the n-th words of the given ones."""
+    rows, lanes = list(rows), len(rows)
+    places = ir.VectorType(ir.IntType(32), lanes)
+    step = 1
+    while step < lanes:
+        for upper in (place for place in range(lanes) if not place & step):
+            pair = rows[upper], rows[upper + step]
+            first = [n if not n & step else lanes + n - step for n in range(lanes)]
+            second = [n + step if not n & step else lanes + n for n in range(lanes)]
+            rows[upper] = b.shuffle_vector(*pair, ir.Constant(places, first))
+            rows[upper + step] = b.shuffle_vector(*pair, ir.Constant(places, second))
+        step *= 2
+    return rows

@@ -6,12 +6,14 @@ What a confirmation means, and why only confirmations are worth anything, stands
 import ctypes
 import hashlib
 import struct
+from array import array
 from collections.abc import Sequence
 from typing import Final
 
 from nacl.signing import SigningKey
 
-from atpar.ledger.keys import FIELD_PRIME, GROUP_ORDER, Point, decode_point, verify_columns
+from atpar.ledger.keys import FIELD_PRIME, Point, decode_point, verify_columns
+from atpar.node.challenge_code import BLOCK_BYTES, make_padding
 from atpar.node.curve_code import (
     ALIGNMENT,
     BUILD_SCRATCH_WORDS,
@@ -26,6 +28,10 @@ from atpar.node.curve_code import (
 _WORD_BYTES: Final = 8
 _BASE_POINT_BYTES: Final = (4 * pow(5, -1, FIELD_PRIME) % FIELD_PRIME).to_bytes(32, "little")
 _TESTED_KEYS: Final = 8
+_POINTS_BYTES: Final = 64
+"""R and A, hashed before the message."""
+_NO_NUMBER: Final = bytes(32)
+"""Where k will stand."""
 
 
 def make_checker() -> "TableChecker":
@@ -77,17 +83,13 @@ class TableChecker:
         signatures: Sequence[bytes],
     ) -> list[bool]:
         """Return which signatures, of 64 bytes each, are certainly valid. At least one."""
-        encodings: list[bytes] = []
-        numbers: list[bytes] = []
-        for key, message, signature in zip(keys, messages, signatures, strict=True):
-            encoding = signature[:32]
-            digest = hashlib.sha512(encoding + key + message).digest()
-            k = int.from_bytes(digest, "little") % GROUP_ORDER
-            encodings.append(encoding)
-            numbers.append(k.to_bytes(32, "little"))
-            numbers.append(signature[32:])
+        texts = [
+            b"".join((signature[:32], key, message, make_padding(_POINTS_BYTES + len(message))))
+            for key, message, signature in zip(keys, messages, signatures, strict=True)
+        ]
+        numbers = self._make_numbers(texts, [signature[32:] for signature in signatures])
         addresses = [table.address for table in tables]
-        return self.compare(addresses, numbers, encodings)
+        return self._compare(addresses, numbers, [signature[:32] for signature in signatures])
 
     def compare(
         self, addresses: list[int], numbers: list[bytes], encodings: list[bytes]
@@ -96,8 +98,40 @@ class TableChecker:
 
         Not if s is the group's order or more. At least one.
         """
+        idle = self._count_idle(len(encodings))
+        packed = ctypes.create_string_buffer(b"".join((*numbers, *numbers[:2] * idle)))
+        return self._compare(addresses, packed, encodings)
+
+    def compute_challenges(self, texts: list[bytes]) -> list[bytes]:
+        """Return k of each text, padded to blocks, as 32 bytes, least first."""
+        numbers = self._make_numbers(texts, [bytes(32)] * len(texts)).raw
+        return [numbers[64 * place : 64 * place + 32] for place in range(len(texts))]
+
+    def _count_idle(self, count: int) -> int:
+        """Return how many lanes are left over: they do the first one's work again."""
+        return -count % self._code.lanes
+
+    def _make_numbers(
+        self, texts: list[bytes], factors: list[bytes]
+    ) -> "ctypes.Array[ctypes.c_char]":
+        """Return k of each text and the factor s beside it, idle lanes included."""
+        idle = self._count_idle(len(texts))
+        texts, factors = texts + texts[:1] * idle, factors + factors[:1] * idle
+        blocks = array("I", [len(text) // BLOCK_BYTES for text in texts])
+        numbers = ctypes.create_string_buffer(_NO_NUMBER + _NO_NUMBER.join(factors))
+        self._code.challenge(
+            len(texts), b"".join(texts), blocks.buffer_info()[0], ctypes.addressof(numbers)
+        )
+        return numbers
+
+    def _compare(
+        self,
+        addresses: list[int],
+        numbers: "ctypes.Array[ctypes.c_char]",
+        encodings: list[bytes],
+    ) -> list[bool]:
         count = len(encodings)
-        idle = -count % self._code.lanes  # these lanes do the first one's work again
+        idle = self._count_idle(count)
         room = count + idle
         scratch = (ctypes.c_uint64 * (SCRATCH_WORDS * room))()
         verdicts = (ctypes.c_uint8 * room)()
@@ -105,7 +139,7 @@ class TableChecker:
             room,
             self._base.address,
             struct.pack(f"{room}Q", *addresses, *addresses[:1] * idle),
-            b"".join((*numbers, *numbers[:2] * idle)),
+            ctypes.addressof(numbers),
             b"".join((*encodings, *encodings[:1] * idle)),
             ctypes.addressof(scratch),
             ctypes.addressof(verdicts),

@@ -1,6 +1,8 @@
 """Signatures of known keys: the library's verdicts, whichever way they are found."""
 
 import ctypes
+import dataclasses
+import hashlib
 import json
 import random
 import subprocess
@@ -10,14 +12,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvmlite import ir
 from nacl.signing import SigningKey
 
 from atpar.ledger import keys as rule
 from atpar.ledger.keys import GROUP_ORDER
 from atpar.node import known_keys
-from atpar.node.curve_code import CurveCode, compile_curve_code, count_lanes
+from atpar.node.challenge_code import make_padding, write_reduce
+from atpar.node.curve_code import compile_curve_code, count_lanes
 from atpar.node.known_keys import KnownKeys
 from atpar.node.limits import KEY_USES_FOR_TABLE
+from atpar.node.machine_code import compile_module
 from atpar.node.table_checker import TableChecker, compare_with_library, make_checker
 from tests.ledger import curve
 
@@ -126,6 +131,54 @@ def test_s_is_below_the_order_or_not_confirmed(checker: TableChecker) -> None:
     last = GROUP_ORDER - 1
     rows = [(point, 5, last + more, expect(point, 5, last + more)) for more in (0, 1)]
     assert compute_sums(checker, rows) == [True, False]
+
+
+# ---- the numbers k, against hashlib and plain integers
+
+
+def compute_challenges(checker: TableChecker, texts: list[bytes]) -> list[int]:
+    padded = [text + make_padding(len(text)) for text in texts]
+    return [int.from_bytes(k, "little") for k in checker.compute_challenges(padded)]
+
+
+def expect_challenge(text: bytes) -> int:
+    return int.from_bytes(hashlib.sha512(text).digest(), "little") % GROUP_ORDER
+
+
+def test_challenges_of_texts_of_every_length(checker: TableChecker) -> None:
+    rng = random.Random(7)
+    texts = [rng.randbytes(length) for length in [*range(520), 65_536, 65_537]]
+    assert compute_challenges(checker, texts) == list(map(expect_challenge, texts))
+
+
+@given(st.lists(st.binary(max_size=700), min_size=1, max_size=20))
+def test_challenges_of_texts_of_any_lengths_side_by_side(
+    checker: TableChecker, texts: list[bytes]
+) -> None:
+    assert compute_challenges(checker, texts) == list(map(expect_challenge, texts))
+
+
+def test_reducing_at_the_edges_and_anywhere() -> None:
+    module = ir.Module("reduce")
+    write_reduce(module)
+    engine = compile_module(str(module))
+    address = engine.get_function_address("reduce")
+    reduce = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_void_p)(address)
+    rng = random.Random(11)
+    order = GROUP_ORDER
+    largest = (2**512 - 1) // order
+    numbers = [
+        *(times * order + more for times in (0, 1, 2, 2**8, 2**133, 2**259) for more in (0, 1)),
+        *(times * order - 1 for times in (1, 2, 2**7, 2**133, largest)),
+        *(2**bits - less for bits in (252, 253, 260, 379, 385, 386, 512) for less in (1, 2)),
+        *(2**bits for bits in (252, 260, 385, 386, 511)),
+        largest * order,
+        *(rng.getrandbits(rng.randrange(1, 513)) for _ in range(2_000)),
+    ]
+    out = ctypes.create_string_buffer(32)
+    for number in numbers:
+        reduce(number.to_bytes(64, "little"), ctypes.addressof(out))
+        assert int.from_bytes(out.raw, "little") == number % order, number
 
 
 # ---- the rule
@@ -344,6 +397,6 @@ def test_code_that_answers_otherwise_than_the_library_is_not_used(answer: int) -
         assert isinstance(address, int)
         ctypes.memset(address, answer, count)
 
-    liar = TableChecker(CurveCode(build=honest.build, check=check, lanes=1, engine=None))
+    liar = TableChecker(dataclasses.replace(honest, check=check))
     with pytest.raises(RuntimeError, match="does not give the library's verdicts"):
         compare_with_library(liar)
