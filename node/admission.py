@@ -24,6 +24,7 @@ from atpar.ledger.records import Params
 from atpar.ledger.state import View
 from atpar.ledger.transactions import Transaction, decode_many
 from atpar.node.errors import VerifierBusy, VerifierStopped
+from atpar.node.executor import Tip
 from atpar.node.limits import ADMISSION_SLICE_BYTES, CLIENTS_PATIENCE_S
 from atpar.node.mempool import Added, Mempool
 from atpar.node.verifier import Priority, Verifier
@@ -65,6 +66,16 @@ class _Moment(NamedTuple):
     """Whether clients have to wait. Nothing enters the mempool before the moment is over."""
 
 
+class _Call(NamedTuple):
+    """What concerns all envelopes of one call."""
+
+    priority: Priority
+    yields_until: float
+    """When clients' patience with gossip ends."""
+    judged_on: bytes
+    """Digest of the final block when the first of them was judged."""
+
+
 class Admission:
     """Judges envelopes and hands the good ones to the validator's mempool."""
 
@@ -72,8 +83,8 @@ class Admission:
         self,
         *,
         chain_id: bytes,
-        get_final: Callable[[], View],
-        admit: Callable[[Sequence[Transaction]], list[Added]],
+        get_final: Callable[[], Tip],
+        admit: Callable[[Sequence[Transaction], bytes], list[Added]],
         mempool: Mempool,
         verifier: Verifier,
         get_wall_ms: Callable[[], int],
@@ -82,8 +93,9 @@ class Admission:
         """Keep what to ask.
 
         Args:
-            get_final: returns the state of the last final block.
-            admit: holds checked transactions and tells consensus; plain and immediate.
+            get_final: returns the last final block with its state.
+            admit: holds checked transactions, given the digest of the final block on which the
+                first of them was judged, and tells consensus; plain and immediate.
             get_wall_ms: returns Unix milliseconds.
             is_verified: tells by the hash of an envelope whether all its signatures were checked
                 here already, as those of blocks are that overtook gossip.
@@ -115,6 +127,7 @@ class Admission:
         """
         judged: list[Transaction | Outcome] = []
         candidates: dict[bytes, Transaction] = {}
+        judged_on = self._get_final().digest
         for part in _slice(envelopes):
             if judged:
                 await trio.lowlevel.checkpoint()
@@ -123,17 +136,17 @@ class Admission:
             if isinstance(each, Transaction):
                 candidates.setdefault(each.hash, each)
         decided: dict[bytes, Outcome] = {}
-        yields_until = trio.current_time() + CLIENTS_PATIENCE_S
+        call = _Call(priority, trio.current_time() + CLIENTS_PATIENCE_S, judged_on)
         # A portion is held as soon as it is checked: blocks take it up, and do not check it again.
         for portion in _cut(list(candidates.values()), self._verifier.portion):
-            decided |= await self._verify_portion(portion, priority, yields_until)
+            decided |= await self._verify_portion(portion, call)
             held = [tx for tx in portion if decided[tx.hash].result is Result.ADMITTED]
             if held:
                 on_held(held)
         return [decided[each.hash] if isinstance(each, Transaction) else each for each in judged]
 
     def _take_moment(self) -> _Moment:
-        view = self._get_final()
+        view = self._get_final().view
         is_backlogged = self._mempool.is_backlogged
         return _Moment(view, get_params(view), self._get_wall_ms(), is_backlogged)
 
@@ -219,32 +232,30 @@ class Admission:
         return _refuse_second(tx, holder)
 
     async def _verify_portion(
-        self, transactions: list[Transaction], priority: Priority, yields_until: float
+        self, transactions: list[Transaction], call: _Call
     ) -> dict[bytes, Outcome]:
         """Return the outcome by envelope hash of transactions that only lack this check."""
         known = [tx for tx in transactions if self._is_verified(tx.hash)]
         decided: dict[bytes, Outcome] = {}
         unchecked = transactions
         if known:
-            decided = self._hold(known, [True] * sum([len(tx.signatures) for tx in known]))
+            decided = self._hold(known, [True] * sum([len(tx.signatures) for tx in known]), call)
             unchecked = [tx for tx in transactions if tx.hash not in decided]
         if not unchecked:
             return decided
         try:
             triples = [triple for tx in unchecked for triple in tx.compute_triples()]
-            verdicts = await self._check(triples, priority, yields_until)
+            verdicts = await self._check(triples, call)
         except VerifierBusy:
             code, message = Code.MEMPOOL_FULL, _FULL_MESSAGE
         except VerifierStopped:
             code, message = Code.NOT_READY, "the node is stopping; send the same bytes again"
         else:
-            return decided | self._hold(unchecked, verdicts)
+            return decided | self._hold(unchecked, verdicts, call)
         refused = {tx.hash: Outcome(Result.NO_ROOM, tx, code, message) for tx in unchecked}
         return decided | refused
 
-    async def _check(
-        self, triples: Sequence[SignedTriple], priority: Priority, yields_until: float
-    ) -> list[bool]:
+    async def _check(self, triples: Sequence[SignedTriple], call: _Call) -> list[bool]:
         """Return the verdicts; what clients brought stands behind gossip, but not for ever.
 
         Where gossip never ends for a while, a node's own clients would wait for seconds while those
@@ -252,15 +263,17 @@ class Admission:
         where there is gossip at that moment; else it stays what it is, and holds at most its share
         of the workers.
         """
-        if priority is not Priority.CLIENTS:
-            return await self._check_gossip(triples, priority)
+        if call.priority is not Priority.CLIENTS:
+            return await self._check_gossip(triples, call.priority)
         now = trio.current_time()
-        is_patient = now < yields_until
+        is_patient = now < call.yields_until
         if is_patient or not self._gossip_checks:
             with trio.CancelScope() as scope:
-                self._yielding[scope] = yields_until if is_patient else now + CLIENTS_PATIENCE_S
+                self._yielding[scope] = (
+                    call.yields_until if is_patient else now + CLIENTS_PATIENCE_S
+                )
                 try:
-                    return await self._verifier.verify(triples, priority)
+                    return await self._verifier.verify(triples, call.priority)
                 finally:
                     del self._yielding[scope]
         return await self._verifier.verify(triples, Priority.GOSSIP)
@@ -279,12 +292,15 @@ class Admission:
         finally:
             self._gossip_checks -= 1
 
-    def _hold(self, transactions: list[Transaction], verdicts: list[bool]) -> dict[bytes, Outcome]:
+    def _hold(
+        self, transactions: list[Transaction], verdicts: list[bool], call: _Call
+    ) -> dict[bytes, Outcome]:
         decided: dict[bytes, Outcome] = {}
         good = transactions
         if not (all(verdicts) and all(len(tx.signatures) for tx in transactions)):
             good = self._sort_out(transactions, verdicts, decided)
-        for tx, added in zip(good, self._admit(good) if good else (), strict=True):
+        added_all = self._admit(good, call.judged_on) if good else ()
+        for tx, added in zip(good, added_all, strict=True):
             if added is Added.ADDED:
                 decided[tx.hash] = Outcome(Result.ADMITTED, tx, first=tx.hash)
             else:
@@ -316,7 +332,7 @@ class Admission:
             message = f"valid until {tx.body.valid_until_ms}, final block time has passed it"
             return Outcome(Result.REFUSED, tx, Code.EXPIRED, message)
         # It came by another way while its signatures were checked.
-        known = self._find_used(self._get_final(), tx) or self._find_held(tx)
+        known = self._find_used(self._get_final().view, tx) or self._find_held(tx)
         assert known is not None, f"{added} without a holder of the id"
         return known
 

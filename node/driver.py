@@ -160,9 +160,14 @@ class Driver:
 
     # ---- for other tasks of the same loop
 
-    def admit(self, transactions: Sequence[Transaction]) -> list[Added]:
-        """Hold transactions that passed admission, signatures included; say what became of each."""
-        answers = self.validator.admit(transactions)
+    def admit(
+        self, transactions: Sequence[Transaction], judged_on: bytes | None = None
+    ) -> list[Added]:
+        """Hold transactions that passed admission, signatures included; say what became of each.
+
+        `judged_on` is as for `Validator.admit`.
+        """
+        answers = self.validator.admit(transactions, judged_on=judged_on)
         # An input of its own makes the next turn take the new mempool into account.
         self._put(actions.TransactionsAdmitted(()))
         return answers

@@ -329,7 +329,7 @@ class _Node:
         )
         self.admission = Admission(
             chain_id=chain_id,
-            get_final=lambda: self.validator.final.view,
+            get_final=lambda: self.validator.final,
             admit=self._admit,
             mempool=self.mempool,
             verifier=self.verifier,
@@ -382,8 +382,8 @@ class _Node:
         self.mempool.block_ops = pacer.max_ops
         self.validator.block_gap_ms = int(pacer.gap_s * 1_000)
 
-    def _admit(self, transactions: Sequence[Transaction]) -> list[Added]:
-        return self.driver.admit(transactions)
+    def _admit(self, transactions: Sequence[Transaction], judged_on: bytes) -> list[Added]:
+        return self.driver.admit(transactions, judged_on)
 
     async def run(self, stop: trio.Event, task_status: trio.TaskStatus[NodeHandle]) -> None:
         """Run every part until `stop` is set or one of them fails."""

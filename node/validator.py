@@ -297,20 +297,25 @@ class Validator:
         self._update_pending()
         return self._take_actions()
 
-    def admit(self, transactions: Sequence[Transaction]) -> list[Added]:
+    def admit(
+        self, transactions: Sequence[Transaction], *, judged_on: bytes | None = None
+    ) -> list[Added]:
         """Hold transactions that passed admission, signatures included; say what became of each.
 
         Plain and immediate, so that a caller may answer its client at once; the next `handle` or
-        `work` takes them into account.
+        `work` takes them into account. `judged_on` is the digest of the final block on whose state
+        they were judged, if the caller knows one.
         """
-        view, add = self.executor.final.view, self.mempool.add
+        final, add = self.executor.final, self.mempool.add
         self.verified.add_all([tx.hash for tx in transactions])
+        self._pending = None
+        if final.digest == judged_on:
+            return list(map(add, transactions))
         answers = []
         for tx in transactions:
             # It may have become final, from another validator, while its signatures were checked.
-            used = find_tx_record(view, tx.body.sender, tx.body.tx_id)
+            used = find_tx_record(final.view, tx.body.sender, tx.body.tx_id)
             answers.append(add(tx) if used is None else _compare(used, tx))
-        self._pending = None
         return answers
 
     def doubt(self, transactions: Iterable[Transaction]) -> None:

@@ -87,8 +87,8 @@ class Line:
         self.voter = self._make_executor()
         self.admission = Admission(
             chain_id=chain.chain_id,
-            get_final=lambda: self.voter.final.view,
-            admit=lambda transactions: [self.mempool.add(tx) for tx in transactions],
+            get_final=lambda: self.voter.final,
+            admit=lambda transactions, _digest: [self.mempool.add(tx) for tx in transactions],
             mempool=self.mempool,
             verifier=Verifier(workers=0, metrics=self.metrics),
             get_wall_ms=lambda: START_MS,

@@ -1,17 +1,20 @@
 """Admission: each refusal with its own code, nothing verified twice, nothing forged let in."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 import trio
 import trio.testing
 
+from atpar.ledger.blocks import Header
 from atpar.ledger.codes import Code
 from atpar.ledger.keys import SignedTriple
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.transactions import Transaction, decode_transaction, encode_envelope
 from atpar.node import admission as admission_module
 from atpar.node.admission import Admission, Outcome, Result
+from atpar.node.executor import Tip
 from atpar.node.limits import (
     ADMISSION_SLICE_BYTES,
     CLIENT_BACKLOG_BLOCKS,
@@ -33,10 +36,12 @@ class Desk:
         self.metrics = Metrics()
         self.verifier = Verifier(workers=0, metrics=self.metrics, max_signatures=max_signatures)
         self.admitted: list[Transaction] = []
+        self.judged_on: list[bytes] = []
+        self.final = 0
         self.verified: set[bytes] = set()
         self.admission = Admission(
             chain_id=self.world.chain_id,
-            get_final=lambda: self.world.view,
+            get_final=self.get_final,
             admit=self.admit,
             mempool=self.mempool,
             verifier=self.verifier,
@@ -44,8 +49,13 @@ class Desk:
             is_verified=self.verified.__contains__,
         )
 
-    def admit(self, transactions: Sequence[Transaction]) -> list[Added]:
+    def get_final(self) -> Tip:
+        """Stand for the last final block: all that is asked of it are its digest and its state."""
+        return Tip(cast("Header", None), b"%032d" % self.final, self.world.view)
+
+    def admit(self, transactions: Sequence[Transaction], judged_on: bytes) -> list[Added]:
         self.admitted += transactions
+        self.judged_on.append(judged_on)
         return [self.mempool.add(tx) for tx in transactions]
 
     async def submit(self, *envelopes: bytes) -> list[Outcome]:
@@ -457,3 +467,22 @@ async def test_gossip_that_returns_finds_late_portions_patient_again(
         [Priority.CLIENTS],
         [Priority.GOSSIP],
     ]
+
+
+async def test_who_holds_them_is_told_on_which_final_block_they_were_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The final state may move while signatures are checked: the first judgement counts."""
+    desk = Desk()
+    check = desk.verifier.verify
+
+    async def check_slowly(triples: Sequence[SignedTriple], priority: Priority) -> list[bool]:
+        desk.final += 1
+        return await check(triples, priority)
+
+    monkeypatch.setattr(desk.verifier, "verify", check_slowly)
+    for before in (0, 1):
+        outcome = await desk.submit_one(desk.pay().raw)
+        assert outcome.result is Result.ADMITTED
+        assert desk.judged_on[-1] == b"%032d" % before
+        assert desk.final == before + 1

@@ -71,7 +71,7 @@ class Desk:
         self.verifier = Verifier(workers=0, metrics=self.metrics)
         admission = Admission(
             chain_id=hub.world.chain_id,
-            get_final=lambda: validator.final.view,
+            get_final=lambda: validator.final,
             admit=member.driver.admit,
             mempool=validator.mempool,
             verifier=self.verifier,

@@ -648,6 +648,19 @@ def test_transaction_refused_on_a_parent_that_is_not_final_gets_another_chance()
     settle(cluster, rival)
 
 
+def test_what_became_final_while_it_was_checked_is_not_held() -> None:
+    """A judgement on the present final block stands; one on an older block is made again."""
+    cluster = rested_cluster()
+    validator = cluster.nodes["ALFA"].running
+    judged_on = validator.final.digest
+    paid, other = pay(cluster, 10), pay(cluster, 11)
+    settle(cluster, paid)
+    assert validator.admit([paid], judged_on=judged_on) == [Added.DUPLICATE]
+    assert validator.admit([paid]) == [Added.DUPLICATE]
+    assert paid.hash not in validator.mempool
+    assert validator.admit([other], judged_on=validator.final.digest) == [Added.ADDED]
+
+
 def test_transaction_refused_on_the_final_state_is_dropped_with_the_reason() -> None:
     cluster = rested_cluster()
     node = cluster.nodes["ALFA"]
