@@ -66,7 +66,6 @@ from atpar.ledger.records import (
     TxRecord,
     ValidatorSet,
     hour_key,
-    tx_key,
 )
 from atpar.ledger.records import Hold as HoldRecord
 from atpar.ledger.roles import INDEPENDENT_ROLES
@@ -96,7 +95,7 @@ def check_entry(
     _check_form(tx, chain_id)
     body = tx.body
     _check_window(body, now_ms, params.max_window_ms)
-    used = find_tx_record(view, body.sender, body.tx_id)
+    used = find_tx_record(view, tx.id_key)
     if used is not None:
         raise Refused(Code.ID_REUSED, f"id {body.tx_id.hex()} was used at height {used.height}")
     fault = None if tx.are_own_payments else find_value_fault(body.ops)
@@ -164,9 +163,9 @@ def _check_window(body: Body, now_ms: int, max_window_ms: int) -> None:
         raise Refused(Code.EXPIRED, f"valid until {last}, it is {now_ms}")
 
 
-def find_tx_record(view: View, sender: str, tx_id: bytes) -> TxRecord | None:
-    """Return which transaction used an id, as long as ids of its hour are retained."""
-    record = view.get(TX_IDS, tx_key(sender, tx_id))
+def find_tx_record(view: View, key: bytes) -> TxRecord | None:
+    """Return which transaction used an id (`id_key`), as long as ids of its hour are retained."""
+    record = view.get(TX_IDS, key)
     if record is not None and view.get(ID_BUCKETS, hour_key(record.valid_until_ms)) is None:
         return None
     return record

@@ -22,10 +22,9 @@ from atpar.ledger.records import (
     TxListEntry,
     TxRecord,
     hour_key,
-    tx_key,
 )
 from atpar.ledger.state import Overlay
-from atpar.ledger.transactions import Transaction
+from atpar.ledger.transactions import Transaction, id_key
 from atpar.ledger.types import ZERO_HASH
 
 EMPTY_BUCKET: Final = IdBucket(0, ZERO_HASH)
@@ -53,7 +52,7 @@ class IdLog:
             bucket = self._open(until_ms)
         bucket.entries.append(TxListEntry(sender, tx_id, tx.body_hash, self._height, index))
         record = TxRecord(tx.body_hash, tx.hash, self._height, index, until_ms)
-        self._overlay.put(TX_IDS, f"{sender}|".encode() + tx_id, record)
+        self._overlay.put(TX_IDS, tx.id_key, record)
 
     def _open(self, until_ms: int) -> "_OpenBucket":
         key = hour_key(until_ms)
@@ -107,7 +106,7 @@ def drop_expired_ids(overlay: Overlay, *, now_ms: int, retention_ms: int) -> Non
 def _purge(overlay: Overlay, hour: bytes) -> None:
     removed = 0
     for key, entry in list(_first(overlay, hour)):
-        used = tx_key(entry.sender, entry.tx_id)
+        used = id_key(entry.sender, entry.tx_id)
         record = overlay.get(TX_IDS, used)
         # The id may be in use again, in a bucket that is still retained.
         if record is not None and hour_key(record.valid_until_ms) == hour:

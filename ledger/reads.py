@@ -32,6 +32,7 @@ from atpar.ledger.records import (
 )
 from atpar.ledger.state import View
 from atpar.ledger.supply import compute_level
+from atpar.ledger.transactions import id_key
 
 # ---- participants and accounts
 
@@ -292,4 +293,4 @@ def list_recorded_evidence(view: View) -> Iterator[RecordedEvidence]:
 
 def get_tx_record(view: View, sender: str, tx_id: bytes) -> TxRecord | None:
     """Return which transaction used an id, as long as its hour is retained."""
-    return find_tx_record(view, sender, tx_id)
+    return find_tx_record(view, id_key(sender, tx_id))

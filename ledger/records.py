@@ -658,11 +658,6 @@ def hour_key(valid_until_ms: int) -> bytes:
     return number_key(valid_until_ms // HOUR_MS)
 
 
-def tx_key(sender: str, tx_id: bytes) -> bytes:
-    """Return the key of a used transaction id."""
-    return sender.encode() + b"|" + tx_id
-
-
 def claim_key(creditor: str, hold_id: bytes) -> bytes:
     """Return the key of a pending payment hold in CLAIMS."""
     return creditor.encode() + b"|" + hold_id

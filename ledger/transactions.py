@@ -157,6 +157,8 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
     """`H(tx, raw)`: names this exact envelope, signatures included."""
     body_hash: bytes
     """`H(body, body bytes)`: the same for two envelopes that ask the same."""
+    id_key: bytes
+    """Sender and id: what an id is looked up by, again and again on the way of a payment."""
     body: Body
     signatures: tuple[Signature, ...]
     body_bytes: bytes
@@ -216,11 +218,17 @@ def _make_transaction(
         raw,
         tx_hash,
         body_hash,
+        id_key(body.sender, body.tx_id),
         body,
         envelope.signatures,
         envelope.body,
         are_own_payments(body.sender, body.ops),
     )
+
+
+def id_key(sender: str, tx_id: bytes) -> bytes:
+    """Return the key of a sender's transaction id, in the records of used ids and elsewhere."""
+    return b"%b|%b" % (sender.encode(), tx_id)
 
 
 def encode_envelope(body_bytes: bytes, signatures: list[tuple[bytes, bytes]]) -> bytes:

@@ -184,7 +184,7 @@ class Admission:
     def _judge(self, tx: Transaction, priority: Priority, moment: _Moment) -> Transaction | Outcome:
         """Return the transaction if only its signatures are left to check, else its outcome."""
         body = tx.body
-        holder = self._mempool.find(body.sender, body.tx_id)
+        holder = self._mempool.find(tx.id_key)
         if holder is not None and holder.body_hash == tx.body_hash:
             return Outcome(Result.KNOWN, tx, first=holder.hash)
         view, params, now_ms, is_backlogged = moment
@@ -224,7 +224,7 @@ class Admission:
 
     def _find_held(self, tx: Transaction) -> Outcome | None:
         """Return the outcome of a transaction whose sender and id are pending, else None."""
-        holder = self._mempool.find(tx.body.sender, tx.body.tx_id)
+        holder = self._mempool.find(tx.id_key)
         if holder is None:
             return None
         if holder.body_hash == tx.body_hash:

@@ -16,7 +16,7 @@ from atpar.ledger.codes import Code
 from atpar.ledger.operations import Transfer
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import VALIDATORS
-from atpar.ledger.transactions import Transaction, decode_transaction
+from atpar.ledger.transactions import Transaction, decode_transaction, id_key
 from atpar.node import actions
 from atpar.node.admission import Admission, Outcome, Result
 from atpar.node.clock import Clock
@@ -229,7 +229,7 @@ class LocalGateway:
         place = self._store.find_by_id(sender, tx_id)
         if place is not None:
             return self._state_final(*place)
-        held = self._validator.mempool.find(sender, tx_id)
+        held = self._validator.mempool.find(id_key(sender, tx_id))
         return None if held is None else self._look_up(held.hash)
 
     async def find_by_uetr(self, uetr: bytes) -> list[TransactionState]:

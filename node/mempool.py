@@ -108,7 +108,7 @@ class Mempool:
         self.final_time_ms = 0
         """Time of the last final block seen by `expire`: what it passed cannot run any more."""
         self._by_hash: dict[bytes, Transaction] = {}
-        self._by_id: dict[tuple[str, bytes], Transaction] = {}
+        self._by_id: dict[bytes, Transaction] = {}
         self._lanes: dict[str, _Lane] = {}
         self._expiry: list[tuple[int, bytes]] = []
         self._turn = 0
@@ -125,9 +125,9 @@ class Mempool:
         """Return the transaction with this envelope hash, or None."""
         return self._by_hash.get(tx_hash)
 
-    def find(self, sender: str, tx_id: bytes) -> Transaction | None:
-        """Return the transaction that holds a sender's id, or None."""
-        return self._by_id.get((sender, tx_id))
+    def find(self, key: bytes) -> Transaction | None:
+        """Return the transaction that holds a sender's id (`transactions.id_key`), or None."""
+        return self._by_id.get(key)
 
     def get_participants(self) -> dict[str, tuple[int, int]]:
         """Return participant -> (transactions, bytes) held for it."""
@@ -139,8 +139,7 @@ class Mempool:
         Anything but ADDED leaves the pool as it was.
         """
         body, size = tx.body, len(tx.raw)
-        key = body.sender, body.tx_id
-        holder = self._by_id.get(key)
+        holder = self._by_id.get(tx.id_key)
         if holder is not None:
             same = holder.body_hash == tx.body_hash
             return Added.DUPLICATE if same else Added.ID_REUSED
@@ -157,7 +156,7 @@ class Mempool:
         self.bytes += size
         self.ops += len(body.ops)
         self._by_hash[tx.hash] = tx
-        self._by_id[key] = tx
+        self._by_id[tx.id_key] = tx
         heapq.heappush(self._expiry, (body.valid_until_ms, tx.hash))
         return Added.ADDED
 
@@ -243,7 +242,7 @@ class Mempool:
         """
         displaced = []
         for tx in transactions:
-            holder = self._by_id.get((tx.body.sender, tx.body.tx_id))
+            holder = self._by_id.get(tx.id_key)
             if holder is not None:
                 self._remove(holder)
                 if holder is not tx and holder.hash != tx.hash:
@@ -287,7 +286,7 @@ class Mempool:
     def _remove(self, tx: Transaction) -> None:
         body, size = tx.body, len(tx.raw)
         del self._by_hash[tx.hash]
-        del self._by_id[(body.sender, body.tx_id)]
+        del self._by_id[tx.id_key]
         code = _participant_of(body.sender)
         lane = self._lanes[code]
         del lane.transactions[tx.hash]

@@ -61,11 +61,10 @@ from atpar.ledger.records import (
     Posting,
     balance_key,
     identify_validators,
-    tx_key,
 )
 from atpar.ledger.recovery import RECOVERY, RecoveryBody, RecoveryDocument
 from atpar.ledger.state import TREE_NODES, Base, Overlay
-from atpar.ledger.transactions import Transaction, decode_transaction
+from atpar.ledger.transactions import Transaction, decode_transaction, id_key
 from atpar.ledger.types import ChainId, Count, Hash, Height
 from atpar.node.errors import DiskFault, StoreCorrupt, StoreMismatch, StoreMissing, StoreSchema
 from atpar.node.evidence import get_kind
@@ -199,7 +198,7 @@ class Store:
 
         def load(check: Callable[[], None]) -> None:
             entries = scan_entries(self._engine.snapshot())
-            used.load((tx_key(entry.sender, entry.tx_id) for entry in entries), check=check)
+            used.load((id_key(entry.sender, entry.tx_id) for entry in entries), check=check)
 
         return load
 
@@ -385,7 +384,7 @@ class Store:
 
     def find_by_id(self, sender: str, tx_id: bytes) -> tuple[int, int] | None:
         """Return (height, index) of the executed transaction with a sender's id, or None."""
-        record = _find(self._engine, _STATE[TX_IDS.id] + tx_key(sender, tx_id), TX_IDS.codec)
+        record = _find(self._engine, _STATE[TX_IDS.id] + id_key(sender, tx_id), TX_IDS.codec)
         return None if record is None else (record.height, record.index)
 
     def find_by_uetr(self, uetr: bytes, *, limit: int) -> list[tuple[int, int]]:

@@ -314,7 +314,7 @@ class Validator:
         answers = []
         for tx in transactions:
             # It may have become final, from another validator, while its signatures were checked.
-            used = find_tx_record(final.view, tx.body.sender, tx.body.tx_id)
+            used = find_tx_record(final.view, tx.id_key)
             answers.append(add(tx) if used is None else _compare(used, tx))
         return answers
 

@@ -74,10 +74,7 @@ def test_there_are_operations_and_not_too_many(world: World) -> None:
 
 def test_bytes_are_bounded(world: World) -> None:
     tx = make(world)
-    padded = Transaction(
-        bytes(MAX_TRANSACTION_BYTES + 1),
-        *(getattr(tx, n) for n in ("hash", "body_hash", "body", "signatures", "body_bytes")),
-    )
+    padded = replace(tx, raw=bytes(MAX_TRANSACTION_BYTES + 1))
     with pytest.raises(Refused) as caught:
         check_admission(world.view, padded, chain_id=world.chain_id, now_ms=world.now_ms)
     assert caught.value.code is Code.TOO_LARGE
@@ -100,7 +97,7 @@ def test_signatures_are_bounded(world: World) -> None:
 def test_signatures_are_sorted_and_one_for_each_key(world: World) -> None:
     tx = make(world, keys=["ALFA-pay", "BRVO-pay"])
     for wrong in (tx.signatures[::-1], (tx.signatures[0], tx.signatures[0])):
-        bad = Transaction(tx.raw, tx.hash, tx.body_hash, tx.body, wrong, tx.body_bytes)
+        bad = replace(tx, signatures=wrong)
         with pytest.raises(Refused) as caught:
             check_admission(world.view, bad, chain_id=world.chain_id, now_ms=world.now_ms + 1)
         assert caught.value.code is Code.SIGNATURES_UNSORTED

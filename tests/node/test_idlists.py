@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atpar.ledger.codec import encode
-from atpar.ledger.records import TX_IDS, TX_LISTS, TxListEntry, tx_key
+from atpar.ledger.records import TX_IDS, TX_LISTS, TxListEntry
 from atpar.ledger.state import Base, MemoryBacking, Overlay
 from atpar.node.idlists import SPACE, IdListWriter, find_id, scan_ids
 from atpar.node.kv import MemoryKeyValue
@@ -79,7 +79,7 @@ def test_id_finds_its_transaction_after_the_ledger_dropped_its_hour() -> None:
     store, tx = Store(engine), make_payment(1)
     store.commit([chain.next(make_payment(0), tx)])
     block = chain.next()
-    block.overlay.delete(TX_IDS, tx_key(tx.body.sender, tx.body.tx_id))
+    block.overlay.delete(TX_IDS, tx.id_key)
     for key, _ in store.scan(TX_LISTS.id, b""):
         block.overlay.delete(TX_LISTS, key)
     store.commit([block])

@@ -41,7 +41,7 @@ def test_same_id_with_another_body_is_refused() -> None:
     first = make_transaction(1)
     pool.add(first)
     assert pool.add(make_transaction(1, ops=2)) is Added.ID_REUSED
-    assert pool.find("ALFA/main", first.body.tx_id) is first
+    assert pool.find(first.id_key) is first
 
 
 def test_same_id_of_another_sender_is_another_transaction() -> None:

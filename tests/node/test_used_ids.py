@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atpar.ledger.authority import find_tx_record
-from atpar.ledger.records import ID_BUCKETS, TX_IDS, tx_key
+from atpar.ledger.records import ID_BUCKETS, TX_IDS
 from atpar.ledger.state import Base, Overlay
+from atpar.ledger.transactions import id_key
 from atpar.node.kv import MemoryKeyValue
 from atpar.node.limits import USED_IDS_PORTION
 from atpar.node.store import Store, write_genesis
@@ -19,7 +20,7 @@ from tests.node.chains import CHAIN, Chain, make_payment
 
 def make_keys(first: int, count: int) -> list[bytes]:
     return [
-        tx_key("ALFA/main", number.to_bytes(16, "big")) for number in range(first, first + count)
+        id_key("ALFA/main", number.to_bytes(16, "big")) for number in range(first, first + count)
     ]
 
 
@@ -123,17 +124,17 @@ def test_an_unused_id_costs_no_look_at_the_disk_and_a_used_one_is_found() -> Non
     store.commit([chain.next(early)])
     load = store.follow_used_ids()
     base = Base(store)
-    assert find_tx_record(base, never.body.sender, never.body.tx_id) is None
+    assert find_tx_record(base, never.id_key) is None
     assert engine.looked_up == 1, "nothing is known yet"
     load(do_nothing)
     base = Base(store)
     store.commit([chain.next(late)])
     for tx in (early, late):
-        found = base.get(TX_IDS, tx_key(tx.body.sender, tx.body.tx_id))
+        found = base.get(TX_IDS, tx.id_key)
         assert found is not None
         assert found.tx_hash == tx.hash
     engine.looked_up = 0
-    assert find_tx_record(base, never.body.sender, never.body.tx_id) is None
+    assert find_tx_record(base, never.id_key) is None
     assert engine.looked_up == 0
 
 
@@ -147,15 +148,15 @@ def test_what_is_committed_while_the_rest_is_read_is_known() -> None:
 
     store.commit([chain.next(*txs[:2])])
     load(commit_one)
-    assert not any(store.rules_out(TX_IDS.id, tx_key(t.body.sender, t.body.tx_id)) for t in txs)
-    assert store.rules_out(TX_IDS.id, tx_key("ALFA/main", b"\xff" * 16))
+    assert not any(store.rules_out(TX_IDS.id, t.id_key) for t in txs)
+    assert store.rules_out(TX_IDS.id, id_key("ALFA/main", b"\xff" * 16))
 
 
 def test_an_id_is_known_before_it_is_on_the_disk() -> None:
     store, chain, engine = make_store()
     store.follow_used_ids()(do_nothing)
     tx = make_payment(1)
-    key = tx_key(tx.body.sender, tx.body.tx_id)
+    key = tx.id_key
     denied: list[bool] = []
     write = engine.write
 
@@ -185,7 +186,7 @@ def test_an_id_of_a_dropped_hour_counts_as_unused_either_way() -> None:
     for key, _ in list(Base(store).scan(ID_BUCKETS, b"")):
         block.overlay.delete(ID_BUCKETS, key)
     store.commit([block])
-    assert find_tx_record(Base(store), tx.body.sender, tx.body.tx_id) is None
+    assert find_tx_record(Base(store), tx.id_key) is None
     again = Store(engine)
     again.follow_used_ids()(do_nothing)
-    assert find_tx_record(Overlay(Base(again)), tx.body.sender, tx.body.tx_id) is None
+    assert find_tx_record(Overlay(Base(again)), tx.id_key) is None
