@@ -37,7 +37,7 @@ from msgspec import Meta
 
 from atpar.ledger.codec import Wire, encode
 from atpar.ledger.errors import ProofInvalid
-from atpar.ledger.hashing import HashTag, compute_hash, hash_all
+from atpar.ledger.hashing import FEW, HashTag, compute_hash, hash_all
 from atpar.ledger.limits import (
     MAX_ASSETS,
     MAX_SUM,
@@ -138,7 +138,7 @@ def _compute_node_key(tree: bytes) -> bytes:
 
 # ---- update
 
-_Item = tuple[bytes, bytes | None, int, bytes]
+Item = tuple[bytes, bytes | None, int, bytes]
 """One change, ready to place: where it belongs, its leaf hash (None deletes), amount, full key.
 
 Where is the key of the root node and the 64 nibbles of the path: its prefixes are the keys of the
@@ -149,6 +149,32 @@ nodes that the change can touch, and items sort by it.
 _get_path = itemgetter(0)
 
 
+class TreeCode(Protocol):
+    """Writes new values of entries that are there, faster than Python."""
+
+    def change_values(
+        self,
+        get_node: Callable[[bytes], bytes | None],
+        nodes: dict[bytes, bytes | None],
+        root_key: bytes,
+        items: list[Item],
+    ) -> list[Item]:
+        """Write what changes the value of an entry into `nodes`; return the other items, in order.
+
+        Raises:
+            AssertionError: a sum left 0..MAX_SUM.
+        """
+
+
+_code: TreeCode | None = None
+
+
+def use_tree_code(code: TreeCode | None) -> None:
+    """Have values written by somebody who does the same faster, see `hashing.use_many_hashes`."""
+    global _code  # noqa: PLW0603
+    _code = code
+
+
 def update_tree(overlay: Overlay, tree: bytes, changes: Iterable[Change]) -> TreeRoot:
     """Apply changes to a tree, write its nodes into the overlay, return the new root.
 
@@ -157,13 +183,30 @@ def update_tree(overlay: Overlay, tree: bytes, changes: Iterable[Change]) -> Tre
     Raises:
         AssertionError: an amount or a sum left 0..MAX_SUM, which the rules of money exclude.
     """
+    return update_tree_by(_code, overlay, tree, changes)
+
+
+def update_tree_by(
+    code: TreeCode | None, overlay: Overlay, tree: bytes, changes: Iterable[Change]
+) -> TreeRoot:
+    """As `update_tree`, with values written by the code given."""
     items = _prepare(tree, changes)
-    if not items:
-        return get_root(overlay, tree)
-    return _Update(overlay, tree, items).run()
+    if code is not None and len(items) >= FEW:
+        root_key = _compute_node_key(tree)
+        get_node = _make_node_reader(overlay, root_key)
+        items = code.change_values(get_node, overlay.nodes, root_key, items)
+    if items:
+        return _Update(overlay, tree, items).run()
+    return _check_total(get_root(overlay, tree))
 
 
-def _prepare(tree: bytes, changes: Iterable[Change]) -> list[_Item]:
+def _check_total(root: TreeRoot) -> TreeRoot:
+    if not 0 <= root.total <= MAX_SUM:
+        raise AssertionError(f"sum {root.total} is outside 0..{MAX_SUM}")
+    return root
+
+
+def _prepare(tree: bytes, changes: Iterable[Change]) -> list[Item]:
     """Hash keys and leaves, and sort by path."""
     if len(tree) > MAX_TREE_ID_BYTES:
         raise AssertionError(f"tree id {tree!r} has more than {MAX_TREE_ID_BYTES} bytes")
@@ -177,7 +220,7 @@ def _prepare(tree: bytes, changes: Iterable[Change]) -> list[_Item]:
         leaves.append(b"" if value is None else _BYTE[len(key)] + key + value)
         amounts.append(amount)
     root_key = _compute_node_key(tree)
-    items: list[_Item] = [
+    items: list[Item] = [
         (root_key + path.hex().encode().translate(_NIBBLES), digest, amount, key)
         if leaf
         else (root_key + path.hex().encode().translate(_NIBBLES), None, 0, key)
@@ -233,7 +276,7 @@ class _Update:
 
     __slots__ = ("_formed", "_get_node", "_head", "_items", "_nodes", "_paths", "_root_key")
 
-    def __init__(self, overlay: Overlay, tree: bytes, items: Sequence[_Item]) -> None:
+    def __init__(self, overlay: Overlay, tree: bytes, items: Sequence[Item]) -> None:
         self._root_key = _compute_node_key(tree)
         self._get_node = _make_node_reader(overlay, self._root_key)
         self._nodes = overlay.nodes
@@ -256,9 +299,7 @@ class _Update:
             raise AssertionError(f"a sum does not fit its slot: {error}") from error
         if child is None:
             return EMPTY_ROOT
-        if not 0 <= child[1] <= MAX_SUM:
-            raise AssertionError(f"sum {child[1]} is outside 0..{MAX_SUM}")
-        return TreeRoot(child[0], child[1])
+        return _check_total(TreeRoot(child[0], child[1]))
 
     def _update_page(
         self, node_key: bytes, data: bytes, span: tuple[int, int], total: int

@@ -23,6 +23,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from atpar.node.machine_code import BYTE, WORD, Value, Writer, compile_module, declare, word
+from atpar.node.tree_code import write_tree_functions
 
 DIGEST_BYTES: Final = 32
 _BLOCK_BYTES: Final = 64
@@ -58,7 +59,7 @@ class HashCode:
         if not has_hash_instructions():
             raise RuntimeError("this processor has no instructions for SHA-256")
         # Of the processor's other extensions nothing: mixed with these instructions they cost time.
-        self._engine = compile_module(write_module(), features="+sse4.1,+sha")
+        self.engine = compile_module(write_module(), features="+sse4.1,+sha,+popcnt")
         address, size, text = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p
         self._hash_all = self._find("hash_all", size, text, address, size, address)
         self._climb = self._find("climb", size, address)
@@ -66,7 +67,7 @@ class HashCode:
 
     def _find(self, name: str, *parameters: Any) -> Callable[..., None]:
         """Return a function of the code. A call takes microseconds, and keeps the interpreter."""
-        return ctypes.PYFUNCTYPE(None, *parameters)(self._engine.get_function_address(name))
+        return ctypes.PYFUNCTYPE(None, *parameters)(self.engine.get_function_address(name))
 
     def hash_all(self, prefix: bytes, texts: Sequence[bytes]) -> list[bytes]:
         """Return the SHA-256 of the prefix and each text."""
@@ -118,6 +119,7 @@ def write_module() -> str:
     _write_hash_all(module, digest)
     _write_climb(module, digest)
     _write_chain(module, digest)
+    write_tree_functions(module, digest)
     return str(module)
 
 

@@ -45,12 +45,12 @@ from atpar.node.errors import (
     StartRefused,
     StoreMissing,
 )
-from atpar.node.fast_hashes import prepare_fast_hashes
 from atpar.node.gateway import NodeState
 from atpar.node.gossip import Gossip
 from atpar.node.http_server import HttpBounds
 from atpar.node.identity import Roots, check_own_leaf
 from atpar.node.journal import Journal
+from atpar.node.ledger_code import prepare_ledger_code
 from atpar.node.limits import GC_YOUNG_OBJECTS, THREAD_SWITCH_S, WATCH_INTERVAL_S
 from atpar.node.local_gateway import LocalGateway
 from atpar.node.logs import Position, configure_logging, get_logger
@@ -293,7 +293,7 @@ class _Node:
             share_percent=config.mempool.participant_share_percent,
         )
         if config.verifier.key_tables:
-            prepare_fast_hashes()
+            prepare_ledger_code()
         self.verifier = Verifier(
             workers=config.verifier.count_workers(),
             key_tables=config.verifier.key_tables,

@@ -14,7 +14,7 @@ import click
 from atpar.cli.flamegraph import sampling
 from atpar.cli.output import Output
 from atpar.ledger.hashing import FEW, find_many_hashes
-from atpar.node.fast_hashes import prepare_fast_hashes
+from atpar.node.ledger_code import prepare_ledger_code
 
 T = TypeVar("T")
 Row = Mapping[str, float | int | str | bool]
@@ -61,7 +61,7 @@ def run_profiled(work: Callable[[], T], target: Path | None) -> T:
 
     It runs with the machine code that a node makes when it starts.
     """
-    prepare_fast_hashes(warn=lambda text: click.echo(text, err=True)).join()
+    prepare_ledger_code(warn=lambda text: click.echo(text, err=True)).join()
     with sampling(*filter(None, [target])):
         return work()
 
@@ -73,7 +73,7 @@ def describe_machine() -> dict[str, Any]:
         "processor": _find_processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "hash_code": find_many_hashes(FEW) is not None,
+        "ledger_code": find_many_hashes(FEW) is not None,
     }
 
 

@@ -1,32 +1,19 @@
 """Hashes of many texts: what hashlib gives, whichever way they are made."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atpar.ledger import hashing
 from atpar.ledger.hashing import FEW, ManyHashes, hash_all, hash_chain, use_many_hashes
 from atpar.ledger.merkle import compute_root
-from atpar.node import hash_code
-from atpar.node.fast_hashes import compare_with_hashlib, prepare_fast_hashes
-from atpar.node.hash_code import HashCode, has_hash_instructions
+from atpar.node.hash_code import HashCode
+from tests.node.machine_code import needs_code, without_code
 
+__all__ = ["without_code"]
 START = bytes(range(32))
-needs_code = pytest.mark.skipif(
-    not has_hash_instructions(), reason="no instructions for SHA-256 here"
-)
-
-
-@pytest.fixture
-def plain() -> Iterator[None]:
-    """Begin without machine code, whatever other tests made; leave what there was."""
-    before = hashing.find_many_hashes(FEW)
-    use_many_hashes(None)
-    yield
-    use_many_hashes(before)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +55,9 @@ def test_more_texts_than_one_call_takes(code: HashCode, count: int) -> None:
 
 @needs_code
 @pytest.mark.parametrize("count", [*range(1, 70), 255, 256, 257, 1_000])
-def test_a_tree_has_the_root_that_python_computes(plain: None, code: HashCode, count: int) -> None:
+def test_a_tree_has_the_root_that_python_computes(
+    without_code: None, code: HashCode, count: int
+) -> None:
     entries = [b"%d" % number * 9 for number in range(count)]
     expected = compute_root(entries)
     assert code.compute_root(entries) == expected
@@ -94,7 +83,7 @@ class Counting(ManyHashes):
         raise NotImplementedError
 
 
-def test_a_few_texts_are_hashed_one_by_one(plain: None) -> None:
+def test_a_few_texts_are_hashed_one_by_one(without_code: None) -> None:
     counting = Counting()
     results = []
     for many in (None, counting):
@@ -104,51 +93,3 @@ def test_a_few_texts_are_hashed_one_by_one(plain: None) -> None:
             results.append((hash_all(b"p", texts), hash_chain(b"p", START, texts)))
     assert results[:4] == results[4:]
     assert counting.counts == [FEW, FEW]
-
-
-# ---- where there is no code
-
-
-def test_code_that_answers_otherwise_is_not_used(plain: None) -> None:
-    class Wrong(Counting):
-        def hash_all(self, prefix: bytes, texts: Sequence[bytes]) -> list[bytes]:
-            return [bytes(32) for _ in texts]
-
-    with pytest.raises(RuntimeError, match="library's results"):
-        compare_with_hashlib(Wrong())
-
-
-@needs_code
-@pytest.mark.parametrize("broken", ["chain", "compute_root"])
-def test_each_function_is_tried_before_use(
-    monkeypatch: pytest.MonkeyPatch, code: HashCode, broken: str
-) -> None:
-    compare_with_hashlib(code)
-    monkeypatch.setattr(code, broken, lambda *_arguments: bytes(32))
-    with pytest.raises(RuntimeError, match="library's results"):
-        compare_with_hashlib(code)
-
-
-@pytest.mark.parametrize("error", [ImportError("no llvmlite"), OSError(1, "no"), RuntimeError("x")])
-def test_without_code_hashes_go_on_one_by_one(plain: None, error: Exception) -> None:
-    def make() -> ManyHashes:
-        raise error
-
-    warnings: list[str] = []
-    prepare_fast_hashes(make=make, warn=warnings.append).join()
-    assert hashing.find_many_hashes(FEW) is None
-    assert warnings == [f"hashes are made one by one: {error}"]
-
-
-def test_a_processor_without_the_instructions_gets_no_code(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(hash_code.llvm, "get_host_cpu_features", dict)
-    with pytest.raises(RuntimeError, match="no instructions for SHA-256"):
-        HashCode()
-
-
-@needs_code
-def test_what_was_made_is_used(plain: None) -> None:
-    prepare_fast_hashes().join()
-    assert isinstance(hashing.find_many_hashes(FEW), HashCode)
