@@ -41,6 +41,7 @@ class Context:
         "op_index",
         "overlay",
         "payer",
+        "payers",
         "postings",
         "read_account",
         "read_balance",
@@ -62,11 +63,13 @@ class Context:
         self.assets: dict[str, Asset] = {}
         self.suspensions: dict[str, bool] = {}
         """Participants, and whether they are suspended."""
-        self.ceilings: dict[bytes, int] = {}
-        """Balance's key -> below which amount its account pays as it likes, see `payments.py`."""
+        self.ceilings: dict[str, int] = {}
+        """Asset code -> below which amount one pays as one likes, see `payments.py`."""
         self.receivers: dict[str, dict[str, bytes]] = {}
         """Asset code -> account id -> the balance's key, for accounts that can be credited as far
         as their account and participant go."""
+        self.payers: dict[str, dict[str, bytes]] = {}
+        """The same for accounts that can pay."""
         self.payer: tuple[str, str, Asset, Account] | None = None
         """Account id, asset code and records of the last payment's debtor, who may pay."""
         self.departed: list[str] = []
@@ -88,6 +91,7 @@ class Context:
         self.ceilings.clear()
         self.suspensions.clear()
         self.receivers.clear()
+        self.payers.clear()
         self.payer = None
 
     @property

@@ -114,17 +114,20 @@ def _pay_plainly(ctx: Context, ops: Sequence[Transfer], first: int) -> int:
     oneself is not made here, so nothing but this loop changes that balance while it is carried.
     """
     code, debtor = ops[first].asset, ops[first].debtor
-    key = f"{code}|{debtor}".encode()
-    balance = ctx.read_balance(key) or NO_BALANCE
-    ceiling = ctx.ceilings.get(key)
+    ceiling = ctx.ceilings.get(code)
     if ceiling is None:
-        ceiling = ctx.ceilings[key] = _find_ceiling(ctx, code, debtor)
+        ceiling = ctx.ceilings[code] = _find_ceiling(ctx, code)
+        ctx.receivers[code], ctx.payers[code] = {}, {}
+    if not ceiling:
+        return first
+    receivers = ctx.receivers[code]
+    key = receivers.get(debtor) or ctx.payers[code].get(debtor) or _find_payer(ctx, code, debtor)
+    if key is None:
+        return first
+    balance = ctx.read_balance(key) or NO_BALANCE
     if balance.blocked or balance.frozen:
         return first
     free, at = balance.posted - balance.held, first
-    receivers = ctx.receivers.get(code)
-    if receivers is None:
-        receivers = ctx.receivers[code] = {}
     read, put, note = ctx.read_balance, ctx.overlay.put, ctx.postings.append
     for op in islice(ops, first, None):
         creditor, amount = op.creditor, op.amount
@@ -145,28 +148,37 @@ def _pay_plainly(ctx: Context, ops: Sequence[Transfer], first: int) -> int:
     return at
 
 
-def _find_ceiling(ctx: Context, code: str, account_id: str) -> int:
-    """Return below which amount nothing but its balance can keep an account from paying.
+def _find_ceiling(ctx: Context, code: str) -> int:
+    """Return below which amount nothing but account and balance can keep anybody from paying.
 
-    0 if nothing is so simple: there is a freeze, a pause, a limit, a tier; or no such account.
+    0 if nothing is so simple in this asset: there is a pause, a limit, a tier; or no such asset.
     """
     asset = ctx.assets.get(code) or ctx.overlay.get(ASSETS, code.encode())
     if asset is None:
         return 0
     ctx.assets[code] = asset
     terms = asset.terms
+    if asset.paused & _PAUSE_TRANSFER or asset.limits or terms.min_kyc_tier:
+        return 0
+    return MAX_SUM if terms.travel_rule_from is None else terms.travel_rule_from
+
+
+def _find_payer(ctx: Context, code: str, account_id: str) -> bytes | None:
+    """Return the balance's key of an account that may pay whatever its balance allows.
+
+    None where a rule for accounts might refuse. Remembered, see `Context.payers`; who may receive
+    may pay too, since less is asked of a payer.
+    """
     account = ctx.read_account(account_id.encode())
     if (
-        asset.paused & _PAUSE_TRANSFER
-        or asset.limits
-        or terms.min_kyc_tier
-        or account is None
+        account is None
         or account.blocked
         or account.status is _CLOSED
         or is_suspended(ctx, account_id)
     ):
-        return 0
-    return MAX_SUM if terms.travel_rule_from is None else terms.travel_rule_from
+        return None
+    key = ctx.payers[code][account_id] = f"{code}|{account_id}".encode()
+    return key
 
 
 def _find_receiver(ctx: Context, code: str, account_id: str) -> bytes | None:
