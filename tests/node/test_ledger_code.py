@@ -79,6 +79,19 @@ def test_code_for_trees_is_tried_before_use(code: LedgerCode) -> None:
             compare_with_python(Altered(code, alter))
 
 
+@needs_code
+@pytest.mark.parametrize(
+    ("kind", "function", "answer"),
+    [(HashCode, "hash_all", lambda *_: [bytes(32)]), (TreeCode, "change_values", lambda *_: [])],
+)
+def test_code_that_answers_otherwise_is_not_handed_out(
+    monkeypatch: pytest.MonkeyPatch, kind: type, function: str, answer: Callable[..., object]
+) -> None:
+    monkeypatch.setattr(kind, function, answer)
+    with pytest.raises(RuntimeError, match="does not give the"):
+        make_ledger_code()
+
+
 @pytest.mark.parametrize("error", [ImportError("no llvmlite"), OSError(1, "no"), RuntimeError("x")])
 def test_without_code_blocks_are_hashed_by_python(without_code: None, error: Exception) -> None:
     def make() -> LedgerCode:
