@@ -81,18 +81,24 @@ class KnownKeys:
         ]
         if self._checker is None or not known:
             return verify_columns(keys, messages, signatures)
-        confirmed = self._checker.confirm(
-            [self._tables[keys[place]] for place in known],
-            *_pick(known, keys, messages, signatures),
-        )
-        verdicts = [False] * len(keys)
-        for place, is_confirmed in zip(known, confirmed, strict=True):
-            verdicts[place] = is_confirmed
+        if len(known) == len(keys):
+            verdicts = self._checker.confirm(
+                [self._tables[key] for key in keys], keys, messages, signatures
+            )
+        else:
+            confirmed = self._checker.confirm(
+                [self._tables[keys[place]] for place in known],
+                *_pick(known, keys, messages, signatures),
+            )
+            verdicts = [False] * len(keys)
+            for place, is_confirmed in zip(known, confirmed, strict=True):
+                verdicts[place] = is_confirmed
+        if all(verdicts):
+            return verdicts
         rest = [place for place, is_valid in enumerate(verdicts) if not is_valid]
-        if rest:
-            judged = verify_columns(*_pick(rest, keys, messages, signatures))
-            for place, is_valid in zip(rest, judged, strict=True):
-                verdicts[place] = is_valid
+        judged = verify_columns(*_pick(rest, keys, messages, signatures))
+        for place, is_valid in zip(rest, judged, strict=True):
+            verdicts[place] = is_valid
         return verdicts
 
     def prepare(self) -> None:
