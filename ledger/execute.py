@@ -7,7 +7,7 @@ builder leaves it out, the checker refuses the block.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from atpar.ledger.authority import Unresolved, check_entry, get_params, get_validators
 from atpar.ledger.blocks import (
@@ -239,7 +239,7 @@ class _Run:
         code, failed_op = 0, None
         try:
             if tx.are_own_payments:
-                apply_own_payments(context, cast("tuple[Transfer, ...]", body.ops))
+                apply_own_payments(context, body.ops)  # type: ignore[arg-type]
             else:
                 _apply_each(context, body.ops, unresolved)
             if context.departed:
