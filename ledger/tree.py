@@ -161,8 +161,7 @@ class TreeCode(Protocol):
     ) -> list[Item]:
         """Write what changes the value of an entry into `nodes`; return the other items, in order.
 
-        Raises:
-            AssertionError: a sum left 0..MAX_SUM.
+        Where a sum would leave 0..MAX_SUM it writes nothing and returns all.
         """
 
 

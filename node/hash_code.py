@@ -42,8 +42,7 @@ _VOID: Final = ir.VoidType()
 
 def has_hash_instructions() -> bool:
     """Return whether this processor has what the code needs."""
-    features = llvm.get_host_cpu_features()
-    return bool(features.get("sha") and features.get("sse4.1"))
+    return bool(llvm.get_host_cpu_features().get("sha"))
 
 
 class HashCode:
@@ -58,8 +57,7 @@ class HashCode:
         """
         if not has_hash_instructions():
             raise RuntimeError("this processor has no instructions for SHA-256")
-        # Of the processor's other extensions nothing: mixed with these instructions they cost time.
-        self.engine = compile_module(write_module(), features="+sse4.1,+sha,+popcnt")
+        self.engine = compile_module(write_module())
         address, size, text = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p
         self._hash_all = self._find("hash_all", size, text, address, size, address)
         self._climb = self._find("climb", size, address)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from atpar.ledger.codec import Codec, encode
 from atpar.ledger.limits import MAX_BLOCK_TRANSACTIONS
 from atpar.ledger.records import TX_LISTS, TxListEntry
-from atpar.node.kv import KeyValueReader, Write
+from atpar.node.kv import KeyValueReader, Write, decode_value
 
 SPACE: Final = b"s" + bytes((TX_LISTS.id,))
 _HOUR_BYTES: Final = 8
@@ -45,7 +45,8 @@ def find_id(reader: KeyValueReader, key: bytes) -> bytes | None:
 
 def _unpack(first: bytes, value: bytes) -> Iterator[tuple[bytes, TxListEntry]]:
     hour, place = first[:_HOUR_BYTES], int.from_bytes(first[_HOUR_BYTES:], "big")
-    for number, entry in enumerate(_RUN.decode_stored(value), place):
+    run = decode_value(_RUN, value)
+    for number, entry in enumerate(run, place):
         yield hour + number.to_bytes(_PLACE_BYTES, "big"), entry
 
 

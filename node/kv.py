@@ -8,10 +8,12 @@ import secrets
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+import msgspec
 import plyvel
 
+from atpar.ledger.codec import Codec
 from atpar.node.errors import DiskFault, StoreCorrupt, StoreError, StoreLocked, StoreMissing
 from atpar.node.limits import (
     STORE_BLOCK_CACHE_BYTES,
@@ -20,6 +22,8 @@ from atpar.node.limits import (
     STORE_MAX_WRITE_BUFFER_BYTES,
     STORE_MIN_WRITE_BUFFER_BYTES,
 )
+
+T = TypeVar("T")
 
 Write = tuple[bytes, bytes | None]
 """(key, value), or (key, None) for a deletion."""
@@ -221,3 +225,15 @@ class MemoryKeyValue:
 
     def close(self) -> None:
         """Do nothing: the contents are what a disk would hold after the process ended."""
+
+
+def decode_value(codec: Codec[T], value: bytes) -> T:
+    """Return what this node wrote.
+
+    Raises:
+        StoreCorrupt: it is no value of that type, so it was damaged.
+    """
+    try:
+        return codec.decode_stored(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreCorrupt(f"chain.db: {codec.name} does not read back: {error}") from error

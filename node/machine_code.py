@@ -20,7 +20,7 @@ Value = Any
 """A value in the code that is being written; llvmlite has no types for mypy."""
 
 
-def compile_module(text: str, *, features: str | None = None) -> Any:
+def compile_module(text: str) -> Any:
     """Return the engine that holds the code of a module in LLVM's language, for this processor.
 
     Its `get_function_address` tells where a function begins, as long as the engine is held.
@@ -34,11 +34,8 @@ def compile_module(text: str, *, features: str | None = None) -> Any:
     llvm.initialize_native_asmprinter()
     module = llvm.parse_assembly(text)
     module.verify()
-    cpu = llvm.get_host_cpu_name() if features is None else ""
-    if features is None:
-        features = llvm.get_host_cpu_features().flatten()
     machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=cpu, features=features, opt=2
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
     )
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()

@@ -37,7 +37,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
-import msgspec
 from msgspec import Meta
 
 from atpar.ledger.blocks import BLOCK, HEADER, Block, Header
@@ -84,7 +83,7 @@ from atpar.node.indexes import (
     list_told,
 )
 from atpar.node.journal import sync_folder
-from atpar.node.kv import KeyValue, KeyValueReader, LevelKeyValue, Write
+from atpar.node.kv import KeyValue, KeyValueReader, LevelKeyValue, Write, decode_value
 from atpar.node.limits import MAX_EVIDENCE_PER_VALIDATOR, MAX_PAGE, SNAPSHOT_CACHE_BYTES
 from atpar.node.treepages import Held, load_held
 from atpar.node.used_ids import UsedIds
@@ -275,7 +274,7 @@ class Store:
     def get_finalization_at_or_above(self, height: int) -> tuple[int, Finalization] | None:
         """Return the lowest finalization that makes a height final, with its own block's height."""
         for key, value in self._engine.scan(b"f", start=_HEIGHT.pack(height)):
-            return _unpack(_HEIGHT, key, "key")[0], _decode(FINALIZATION, value)
+            return _unpack(_HEIGHT, key, "key")[0], decode_value(FINALIZATION, value)
         return None
 
     def get_finality_path(self, height: int) -> FinalityPath | None:
@@ -303,7 +302,7 @@ class Store:
 
     def list_epochs(self) -> list[EpochEntry]:
         """Return every epoch that is reached, from genesis on."""
-        return [_decode(_EPOCH, value) for _, value in self._engine.scan(b"v")]
+        return [decode_value(_EPOCH, value) for _, value in self._engine.scan(b"v")]
 
     def get_epoch_steps(self, epoch: int) -> tuple[EpochStep, ...]:
         """Return what leads a verifier from the genesis set to that of an epoch."""
@@ -374,7 +373,7 @@ class Store:
 
     def list_evidence(self) -> list[Evidence]:
         """Return all evidence that is kept, by participant, epoch and view."""
-        return [_decode(EVIDENCE, value) for _, value in self._engine.scan(b"x")]
+        return [decode_value(EVIDENCE, value) for _, value in self._engine.scan(b"x")]
 
     # ---- transactions and statements
 
@@ -542,7 +541,7 @@ def _scan_marks(
     """Yield (height, index, asset, posted balance after) of one balance in order."""
     for key, value in reader.scan(_statement_prefix(asset, account), start=start):
         height = _unpack(_HEIGHT, key, "statement index")[0]
-        marks = _decode(_MARKS, value)
+        marks = decode_value(_MARKS, value)
         for index, posted in list_marks(marks):
             yield height, index, asset, posted
 
@@ -631,7 +630,7 @@ def _check_schema(engine: KeyValueReader) -> None:
     value = engine.get(_SCHEMA_KEY)
     if value is None:
         raise StoreMissing("chain.db is empty or half-made; run `atpar node init` again")
-    version = _decode(_SCHEMA, value)
+    version = decode_value(_SCHEMA, value)
     if version != SCHEMA_VERSION:
         raise StoreSchema(
             f"chain.db has schema version {version}, this program reads version {SCHEMA_VERSION}; "
@@ -714,22 +713,14 @@ def _statement_prefix(asset: str, account: str) -> bytes:
 
 def _find(engine: KeyValueReader, key: bytes, codec: Codec[T]) -> T | None:
     value = engine.get(key)
-    return None if value is None else _decode(codec, value)
+    return None if value is None else decode_value(codec, value)
 
 
 def _read(engine: KeyValueReader, key: bytes, codec: Codec[T]) -> T:
     value = engine.get(key)
     if value is None:
         raise StoreCorrupt(f"chain.db: the {codec.name} is missing")
-    return _decode(codec, value)
-
-
-def _decode(codec: Codec[T], value: bytes) -> T:
-    """Decode what this node wrote; anything else than a value of that type is damage."""
-    try:
-        return codec.decode_stored(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StoreCorrupt(f"chain.db: {codec.name} does not read back: {error}") from error
+    return decode_value(codec, value)
 
 
 def _unpack(layout: struct.Struct, value: bytes, name: str) -> tuple[int, ...]:

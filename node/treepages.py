@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
-from msgspec import DecodeError, Meta
+from msgspec import Meta
 
 from atpar.ledger.codec import Codec, encode
 from atpar.ledger.commitment import commit_state
@@ -21,13 +21,15 @@ from atpar.ledger.limits import MAX_BLOCK_OPS
 from atpar.ledger.records import BALANCES, SECTIONS
 from atpar.ledger.state import Backing, Base, Overlay
 from atpar.node.errors import StoreCorrupt
-from atpar.node.kv import KeyValueReader, Write
+from atpar.node.kv import KeyValueReader, Write, decode_value
 from atpar.node.limits import MAX_HELD_PAGE_BLOCKS, MAX_HELD_PAGE_BYTES
 
 SPACE: Final = b"p"
 _TREES: Final = {s.id: s for s in SECTIONS if s.proven or s is BALANCES}
 Touched = tuple[tuple[Annotated[int, Meta(ge=0, le=255)], tuple[bytes, ...]], ...]
-_TOUCHED: Final = Codec[Touched](Touched, name="changed entries", max_bytes=MAX_BLOCK_OPS * 64 * 64)
+_TOUCHED: Final = Codec[Touched](
+    Touched, name="list of changed entries", max_bytes=MAX_BLOCK_OPS * 64 * 64
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,7 @@ def load_held(reader: KeyValueReader, backing: Backing, *, height: int, state_ro
     overlay, names = Overlay(base), list[bytes]()
     for key, value in reader.scan(SPACE):
         names.append(SPACE + key)
-        try:
-            touched = _TOUCHED.decode_stored(value)
-        except DecodeError as error:
-            raise StoreCorrupt(f"chain.db: changed entries do not read back: {error}") from error
+        touched = decode_value(_TOUCHED, value)
         for section_id, entries in touched:
             section = _TREES[section_id]
             for entry in entries:

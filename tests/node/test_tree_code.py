@@ -2,12 +2,13 @@
 
 import random
 from collections.abc import Sequence
+from hashlib import sha256
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atpar.ledger.hashing import FEW
+from atpar.ledger.hashing import FEW, HashTag
 from atpar.ledger.limits import MAX_SUM, MAX_TREE_ID_BYTES, MAX_TREE_KEY_BYTES
 from atpar.ledger.state import Base, MemoryBacking, Overlay
 from atpar.ledger.tree import Change, Item, TreeCode, TreeRoot, get_root, update_tree_by
@@ -134,6 +135,24 @@ def test_sums_up_to_the_limit(code: TreeCode) -> None:
         )
         assert highest[0].total == moved[0].total == MAX_SUM
         results.append((highest, moved))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("amount", [2**62 - 1, 2**62, MAX_SUM])
+def test_all_the_money_moves_from_an_entry_that_goes(code: TreeCode, amount: int) -> None:
+    """New values are written before anything goes: for a moment there is twice the money."""
+    keys = name_keys(100)
+    nibbles = {key: sha256(HashTag.KEY.value + key).hexdigest()[0] for key in keys}
+    first = keys[0]
+    other = next(key for key in keys[1:] if nibbles[key] == nibbles[first])
+    results = []
+    for each in (None, code):
+        ground = Ground(each)
+        ground.update([(key, b"v", amount if key == first else 0) for key in keys])
+        rest = [key for key in keys if key not in (first, other)]
+        moved = [(first, None, 0), (other, b"w", amount), *((key, b"w", 0) for key in rest[:20])]
+        results.append((ground.update(moved)[0], ground.backing.spaces))
+        assert results[-1][0].total == amount
     assert results[0] == results[1]
 
 

@@ -119,7 +119,7 @@ def test_damaged_note_of_changes_is_noticed(damage: bytes) -> None:
     make_engine(chain, engine).commit([chain.next(make_payment(1))])
     (height,) = list_held(engine)
     engine.write([(SPACE + height, damage)])
-    with pytest.raises(StoreCorrupt, match=r"changed entries do not read back|come to"):
+    with pytest.raises(StoreCorrupt, match=r"changed entries does not read back|come to"):
         Store(engine).get_final()
 
 

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atpar.ledger.authority import find_tx_record
-from atpar.ledger.records import ID_BUCKETS, TX_IDS
+from atpar.ledger.records import ID_BUCKETS, TX_IDS, TX_LISTS
 from atpar.ledger.state import Base, Overlay
 from atpar.ledger.transactions import id_key
+from atpar.node.errors import StoreCorrupt
 from atpar.node.kv import MemoryKeyValue
 from atpar.node.limits import USED_IDS_PORTION
 from atpar.node.store import Store, write_genesis
@@ -190,3 +191,12 @@ def test_an_id_of_a_dropped_hour_counts_as_unused_either_way() -> None:
     again = Store(engine)
     again.follow_used_ids()(do_nothing)
     assert find_tx_record(Overlay(Base(again)), tx.id_key) is None
+
+
+def test_a_damaged_list_of_ids_is_named_as_damage() -> None:
+    store, chain, engine = make_store()
+    store.commit([chain.next(make_payment(1))])
+    damaged = next(key for key in engine.values if key.startswith(b"s" + bytes((TX_LISTS.id,))))
+    engine.write([(damaged, b"\xff\xff")])
+    with pytest.raises(StoreCorrupt, match="id list does not read back"):
+        store.follow_used_ids()(do_nothing)
