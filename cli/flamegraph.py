@@ -1,7 +1,8 @@
 """Flame graphs: where this process spends its processor time, as stacks and as a picture.
 
 A `Sampler` interrupts the program after every few milliseconds of processor time and notes the
-stack of each thread with the processor time that this thread has used since. So threads that wait
+stack of the main thread, and of each other thread the function it is in, with the processor time
+that this thread has used since. So threads that wait
 count nothing, work in threads counts where it was done, and the whole adds up to what the system
 charges the process for. Time inside the C library shows in the Python function that called it.
 
@@ -95,19 +96,24 @@ class Sampler:
             used[ident] = time.clock_gettime(time.pthread_getcpuclockid(ident))
             spent = round((used[ident] - self._used.get(ident, 0.0)) * 1_000_000)
             if spent > 0:
-                self._spent[self._read_stack(main if ident == own else frame)] += spent
+                # Another thread may go on while its stack is read here, and CPython 3.11 has
+                # crashed over frames that had returned meanwhile: of it, the function is enough.
+                seen = (main, MAX_DEPTH) if ident == own else (frame, 1)
+                self._spent[self._read_stack(*seen)] += spent
         self._used = used
 
-    def _read_stack(self, frame: FrameType | None) -> tuple[int, ...]:
+    def _read_stack(self, frame: FrameType | None, depth: int) -> tuple[int, ...]:
+        """Return the ids of the innermost functions, at most so many."""
         idents: list[int] = []
-        while frame is not None and len(idents) < MAX_DEPTH:
+        while frame is not None and len(idents) < depth:
             code = frame.f_code
             ident = id(code)
             idents.append(ident)
             if ident not in self._labels:
                 label = f"{frame.f_globals.get('__name__', '?')}.{code.co_qualname}"
                 self._labels[ident] = label.replace(";", ","), code
-            frame = frame.f_back
+            if len(idents) < depth:
+                frame = frame.f_back
         return tuple(idents)
 
 
