@@ -13,16 +13,26 @@ Source: FIPS 180-4; Intel, *Intel SHA Extensions* (2013), for what the instructi
 
 import ctypes
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import count, islice
 from math import isqrt
 from struct import iter_unpack
-from typing import Any, Final
+from typing import Final
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from atpar.node.machine_code import BYTE, WORD, Value, Writer, compile_module, declare, word
+from atpar.node.machine_code import (
+    BYTE,
+    WORD,
+    Value,
+    Writer,
+    compile_module,
+    declare,
+    find_function,
+    word,
+)
 from atpar.node.tree_code import write_tree_functions
 
 DIGEST_BYTES: Final = 32
@@ -59,13 +69,10 @@ class HashCode:
             raise RuntimeError("this processor has no instructions for SHA-256")
         self.engine = compile_module(write_module())
         address, size, text = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p
-        self._hash_all = self._find("hash_all", size, text, address, size, address)
-        self._climb = self._find("climb", size, address)
-        self._chain = self._find("chain", size, address, address, size, size, address)
-
-    def _find(self, name: str, *parameters: Any) -> Callable[..., None]:
-        """Return a function of the code. A call takes microseconds, and keeps the interpreter."""
-        return ctypes.PYFUNCTYPE(None, *parameters)(self.engine.get_function_address(name))
+        find = partial(find_function, self.engine)
+        self._hash_all = find("hash_all", None, size, text, address, size, address)
+        self._climb = find("climb", None, size, address)
+        self._chain = find("chain", None, size, address, address, size, size, address)
 
     def hash_all(self, prefix: bytes, texts: Sequence[bytes]) -> list[bytes]:
         """Return the SHA-256 of the prefix and each text."""

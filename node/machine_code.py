@@ -1,8 +1,9 @@
 """Machine code made by LLVM while the node runs: what the modules that write some have in common.
 
-There are two, `curve_code.py` and `hash_code.py`. Each replaces something that Python does one call
-at a time by one call for many, and has a plain twin that gives the same results: where no code can
-be made, everything is as without it, only slower.
+Signatures are one module of LLVM's (`curve_code.py`, with `challenge_code.py`), hashes and trees
+another (`hash_code.py`, with `tree_code.py`). Each replaces something that Python does one call at
+a time by one call for many, and has a plain twin that gives the same results: where no code can be
+made, everything is as without it, only slower.
 """
 
 import ctypes
@@ -40,6 +41,14 @@ def compile_module(text: str) -> Any:
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
     return engine
+
+
+def find_function(engine: Any, name: str, result: Any, *parameters: Any) -> Callable[..., Any]:
+    """Return a function of an engine for Python to call; a call keeps the interpreter's lock.
+
+    For calls of microseconds: to give the lock back and to get it again would take longer.
+    """
+    return ctypes.PYFUNCTYPE(result, *parameters)(engine.get_function_address(name))
 
 
 def _demand_code_memory() -> None:

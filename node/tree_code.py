@@ -22,7 +22,7 @@ from llvmlite import ir
 
 from atpar.ledger.limits import MAX_SUM
 from atpar.ledger.pages import HASHED_AT, HEAD_BYTES, SLOT_BYTES
-from atpar.node.machine_code import BYTE, WORD, Value, Writer, declare, word
+from atpar.node.machine_code import BYTE, WORD, Value, Writer, declare, find_function, word
 
 _DIGEST_BYTES: Final = 32
 _SLOTS_AT: Final = HASHED_AT + HEAD_BYTES + 2
@@ -80,12 +80,9 @@ class TreeCode:
         self._engine = engine
         size, address, text = ctypes.c_uint64, ctypes.c_void_p, ctypes.c_char_p
         down = (size, *[address] * 4, text, size, text, *[address] * 6)
-        self._descend = self._find("descend", None, *down)
+        self._descend = find_function(engine, "descend", None, *down)
         up = (size, *[address] * 3, text, *[address] * 8)
-        self._apply = self._find("apply", size, *up)
-
-    def _find(self, name: str, result: Any, *parameters: Any) -> Callable[..., Any]:
-        return ctypes.PYFUNCTYPE(result, *parameters)(self._engine.get_function_address(name))
+        self._apply = find_function(engine, "apply", size, *up)
 
     def change_values(
         self,
