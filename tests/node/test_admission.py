@@ -238,23 +238,26 @@ async def test_pending_id_with_another_body_is_refused() -> None:
     assert (await desk.submit_one(unsigned)).code is Code.ID_REUSED
 
 
-async def test_transaction_that_became_final_during_its_check_is_known() -> None:
+async def test_transaction_that_became_final_during_its_check_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     desk = Desk()
     tx = desk.pay()
+    check, held = desk.verifier.verify, []
 
-    async def finalise() -> None:
+    async def check_slowly(triples: Sequence[SignedTriple], priority: Priority) -> list[bool]:
         desk.world.block(tx)
+        return await check(triples, priority)
 
-    outcomes: list[Outcome] = []
+    def find_it_final(transactions: Sequence[Transaction], _judged_on: bytes) -> list[Added]:
+        held.extend(transactions)
+        return [Added.DUPLICATE for _ in transactions]
 
-    async def submit() -> None:
-        outcomes.append(await desk.submit_one(tx.raw))
-
-    desk.admission._admit = lambda transactions: [Added.DUPLICATE for _ in transactions]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(submit)
-        nursery.start_soon(finalise)
-    assert (outcomes[0].result, outcomes[0].first) == (Result.KNOWN, tx.hash)
+    monkeypatch.setattr(desk.verifier, "verify", check_slowly)
+    monkeypatch.setattr(desk.admission, "_admit", find_it_final)
+    outcome = await desk.submit_one(tx.raw)
+    assert held == [tx]
+    assert (outcome.result, outcome.first) == (Result.KNOWN, tx.hash)
 
 
 async def test_full_mempool_refuses_before_any_signature_is_checked() -> None:
