@@ -1,6 +1,7 @@
 """The signed envelope around operations: its bytes, its identity and what its signatures cover."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from types import GenericAlias
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
@@ -12,7 +13,7 @@ from atpar.ledger.errors import NonCanonical
 from atpar.ledger.forms import ACCOUNT_ID, ASSET_CODE, is_reference
 from atpar.ledger.hashing import HashTag, SignKind, compute_sign_bytes, hash_all, make_hasher
 from atpar.ledger.keys import SignedTriple
-from atpar.ledger.limits import MAX_TRANSACTION_BYTES
+from atpar.ledger.limits import MAX_OPS_PER_TRANSACTION, MAX_SIGNATURES, MAX_TRANSACTION_BYTES
 from atpar.ledger.operations import Operation, Transfer
 from atpar.ledger.types import AccountId, ChainId, PublicKey, SignatureBytes, TimeMs, Uuid
 from atpar.ledger.values import are_own_payments
@@ -163,7 +164,9 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
     signatures: tuple[Signature, ...]
     body_bytes: bytes
     are_own_payments: bool = False
-    """True spares the look at each operation, see `values.are_own_payments`; False spares none."""
+    """The operations are the sender's own payments, and only the chain's id, its time and its state
+    can speak against them: in number and values, in version, size and signatures (their number and
+    order, not their truth) all is as it must be. True spares those looks; False spares none."""
 
     def compute_triples(self) -> list[SignedTriple]:
         """Return what the verifier has to check, one triple per signature, in order."""
@@ -222,7 +225,20 @@ def _make_transaction(
         body,
         envelope.signatures,
         envelope.body,
-        are_own_payments(body.sender, body.ops),
+        _has_good_form(body, envelope.signatures) and are_own_payments(body.sender, body.ops),
+    )
+
+
+def _has_good_form(body: Body, signatures: Sequence[Signature]) -> bool:
+    """Return whether nothing but its operations, chain and time can be wrong with an envelope.
+
+    Its size was looked at when it was decoded.
+    """
+    return (
+        body.version == VERSION
+        and 1 <= len(body.ops) <= MAX_OPS_PER_TRANSACTION
+        and 1 <= len(signatures) <= MAX_SIGNATURES
+        and (len(signatures) == 1 or all(a.key < b.key for a, b in pairwise(signatures)))
     )
 
 

@@ -1,16 +1,19 @@
 """Checks of operations in themselves agree, whether asked one by one or together."""
 
+from collections.abc import Sequence
 from typing import get_args
 
 import pytest
+from msgspec.structs import replace
 
 from atpar.ledger.authority import PRINCIPALS
+from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
 from atpar.ledger.execute import APPLY
 from atpar.ledger.keys import verify_batch
-from atpar.ledger.limits import MAX_AMOUNT
+from atpar.ledger.limits import MAX_AMOUNT, MAX_OPS_PER_TRANSACTION, MAX_SIGNATURES
 from atpar.ledger.operations import Operation, Transfer
-from atpar.ledger.transactions import decode_transaction
+from atpar.ledger.transactions import VERSION, Envelope, Signature, decode_transaction
 from atpar.ledger.values import CHECKS, are_own_payments, find_value_fault
 from tests.ledger import samples
 from tests.ledger.world import transfer
@@ -56,8 +59,34 @@ def test_own_payments_are_payments() -> None:
     for op in samples.OPERATIONS:
         expected = isinstance(op, Transfer) and find_value_fault([op]) is None
         assert are_own_payments("ALFA/main", [op]) == expected
-        tx = decode_transaction(samples.make_envelope(samples.make_body(op)))
+        tx = decode_transaction(samples.make_envelope(samples.make_body(op), "alfa"))
         assert tx.are_own_payments == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "count", "keys", "expected"),
+    [
+        (VERSION, 1, [1], True),
+        (VERSION, MAX_OPS_PER_TRANSACTION, [1, 2], True),
+        (VERSION, 1, range(MAX_SIGNATURES), True),
+        (VERSION + 1, 1, [1], False),
+        (0, 1, [1], False),
+        (VERSION, 0, [1], False),
+        (VERSION, MAX_OPS_PER_TRANSACTION + 1, [1], False),
+        (VERSION, 1, [], False),
+        (VERSION, 1, [2, 1], False),
+        (VERSION, 1, [1, 3, 3], False),
+        (VERSION, 1, range(MAX_SIGNATURES + 1), False),
+    ],
+)
+def test_own_payments_stand_in_an_envelope_of_good_form(
+    version: int, count: int, keys: Sequence[int], expected: bool
+) -> None:
+    body = samples.make_body(*[transfer("ALFA/main", "CHRL/main", 1)] * count)
+    body = replace(body, version=version, sender="ALFA/main")
+    signatures = tuple(Signature(bytes([key]) * 32, bytes(64)) for key in keys)
+    tx = decode_transaction(encode(Envelope(encode(body), signatures)))
+    assert tx.are_own_payments == expected
 
 
 def test_what_is_signed_is_listed_for_the_verifier() -> None:
