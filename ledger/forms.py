@@ -2,7 +2,8 @@
 
 msgspec matches a pattern anew for every text it decodes. That took half the time of decoding a
 payment, and the ids in payments repeat. So payments are decoded without patterns, and their texts
-are asked for here; the patterns are those of `types.py` and stand nowhere else.
+are asked for here; the patterns are those of `types.py`. Only machine code has them once more
+(`node/payment_code.py`), which looks at every text anew.
 """
 
 import re

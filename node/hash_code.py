@@ -13,7 +13,7 @@ Source: FIPS 180-4; Intel, *Intel SHA Extensions* (2013), for what the instructi
 
 import ctypes
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import count, islice
 from math import isqrt
@@ -29,19 +29,18 @@ from atpar.node.machine_code import (
     Value,
     Writer,
     compile_module,
+    cut_runs,
     declare,
     find_function,
     word,
 )
+from atpar.node.payment_code import write_payment_functions
 from atpar.node.tree_code import write_tree_functions
 
 DIGEST_BYTES: Final = 32
 _BLOCK_BYTES: Final = 64
 _LENGTH_BYTES: Final = 8
 _ROUNDS: Final = 64
-_RUN: Final = 256
-"""Texts that one call hashes. Joining many more takes memory fresh from the system each time, and
-that takes longer than the hashes."""
 
 _HALF_WORD: Final = ir.IntType(32)
 _BYTES: Final = BYTE.as_pointer()
@@ -59,7 +58,7 @@ class HashCode:
     """SHA-256 over many texts: a `ManyHashes`."""
 
     def __init__(self) -> None:
-        """Make the code. Takes half a tenth of a second.
+        """Make the code. Takes a tenth of a second.
 
         Raises:
             OSError: this system allows no new code in memory.
@@ -88,7 +87,7 @@ class HashCode:
         """Return what `start` becomes: text by text, the SHA-256 of prefix, it, and the text."""
         running = ctypes.create_string_buffer(start, DIGEST_BYTES)
         gap = prefix + bytes(DIGEST_BYTES)
-        for some in _cut(texts):
+        for some in cut_runs(texts):
             data = ctypes.create_string_buffer(gap + gap.join(some))
             lengths = array("I", map(len, some))
             self._chain(
@@ -104,17 +103,12 @@ class HashCode:
     def _hash(self, prefix: bytes, texts: Sequence[bytes]) -> "ctypes.Array[ctypes.c_char]":
         digests = ctypes.create_string_buffer(DIGEST_BYTES * len(texts))
         out = ctypes.addressof(digests)
-        for some in _cut(texts):
+        for some in cut_runs(texts):
             lengths = array("I", map(len, some))
             data = prefix + prefix.join(some)
             self._hash_all(len(some), data, lengths.buffer_info()[0], len(prefix), out)
             out += DIGEST_BYTES * len(some)
         return digests
-
-
-def _cut(texts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Yield runs that are short enough to be joined in memory that is at hand."""
-    return (texts[first : first + _RUN] for first in range(0, len(texts), _RUN))
 
 
 def write_module() -> str:
@@ -125,6 +119,7 @@ def write_module() -> str:
     _write_climb(module, digest)
     _write_chain(module, digest)
     write_tree_functions(module, digest)
+    write_payment_functions(module, digest)
     return str(module)
 
 

@@ -1,8 +1,9 @@
 """Has what the ledger does thousands of times for a block done by machine code.
 
-Hashes of many texts (`hash_code.py`) and new values in the pages of a tree (`tree_code.py`). The
-code is used once it has given the results of plain Python on a few examples. Without it everything
-is as before, only slower: until it is made, and wherever none can be (`hash_code.py` says when).
+Hashes of many texts (`hash_code.py`), new values in the pages of a tree (`tree_code.py`), a look at
+each payment before it is decoded (`payment_code.py`). The code is used once it has given the
+results of plain Python on a few examples. Without it everything is as before, only slower: until it
+is made, and wherever none can be (`hash_code.py` says when).
 """
 
 import hashlib
@@ -11,8 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from atpar.ledger.codec import encode
+from atpar.ledger.errors import NonCanonical
 from atpar.ledger.hashing import ManyHashes, use_many_hashes
+from atpar.ledger.limits import MAX_REFERENCE_CHARS
+from atpar.ledger.operations import Transfer
 from atpar.ledger.state import Base, MemoryBacking, Overlay
+from atpar.ledger.transactions import (
+    VERSION,
+    Body,
+    PaymentCode,
+    decode_transaction,
+    encode_envelope,
+    use_payment_code,
+)
 from atpar.ledger.tree import Change, TreeCode, update_tree_by, use_tree_code
 from atpar.node.logs import get_logger
 
@@ -30,6 +43,7 @@ class LedgerCode:
 
     hashes: ManyHashes
     tree: TreeCode
+    payments: PaymentCode
 
 
 def make_ledger_code() -> LedgerCode:
@@ -39,12 +53,14 @@ def make_ledger_code() -> LedgerCode:
         ImportError, OSError, RuntimeError: there is none here, or it answers otherwise.
     """
     # Imported here: most short-lived processes never need what takes 0.1 s and 50 MB.
-    from atpar.node import hash_code, tree_code
+    from atpar.node import hash_code, payment_code, tree_code
 
     hashes = hash_code.HashCode()
-    code = LedgerCode(hashes, tree_code.TreeCode(hashes.engine))
+    tree = tree_code.TreeCode(hashes.engine)
+    code = LedgerCode(hashes, tree, payment_code.PaymentCode(hashes.engine))
     compare_with_hashlib(code.hashes)
     compare_with_python(code.tree)
+    compare_with_decoding(code.payments)
     return code
 
 
@@ -101,6 +117,41 @@ def compare_with_python(code: TreeCode) -> None:
         raise RuntimeError("the code for trees does not give the results of Python")
 
 
+def compare_with_decoding(code: PaymentCode) -> None:
+    """Look at payments, and at what they become with one byte of them altered, both ways.
+
+    Raises:
+        RuntimeError: the results differ.
+    """
+    payments = [_make_payment(1, MAX_REFERENCE_CHARS), _make_payment(2, 0)]
+    raws = [
+        raw[:place] + bytes((raw[place] ^ change,)) + raw[place + 1 :]
+        for raw in payments
+        for place in range(len(raw))
+        for change in (0, 1, 0x10)
+    ]
+    for raw, (is_payment, body_hash) in zip(raws, code.scan(raws), strict=True):
+        try:
+            tx = decode_transaction(raw)
+        except NonCanonical:
+            expected = False, b""
+        else:
+            expected = tx.are_own_payments, tx.body_hash
+        if is_payment != expected[0] or (is_payment and body_hash != expected[1]):
+            raise RuntimeError("the code for payments does not give the results of Python")
+
+
+def _make_payment(transfers: int, chars: int) -> bytes:
+    """Return an envelope with texts of this length, and null where there are none."""
+    text, uuid, digest = "x" * chars, bytes(16), bytes(32)
+    op = Transfer(
+        "USD.TEST", "TEST/main", "TEST/other", 1_000, uuid, text, text,
+        uuid if text else None, digest if text else None, travel_rule_ack=bool(text),
+    )  # fmt: skip
+    body = Body(VERSION, digest, op.debtor, uuid, 2**40, 2**41, (op,) * transfers)
+    return encode_envelope(encode(body), [(digest, bytes(64))])
+
+
 def prepare_ledger_code(
     *,
     make: Callable[[], LedgerCode] = make_ledger_code,
@@ -119,6 +170,7 @@ def prepare_ledger_code(
         else:
             use_many_hashes(code.hashes)
             use_tree_code(code.tree)
+            use_payment_code(code.payments)
 
     thread = threading.Thread(target=prepare, name="ledger code")
     thread.start()

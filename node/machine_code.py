@@ -1,14 +1,14 @@
 """Machine code made by LLVM while the node runs: what the modules that write some have in common.
 
-Signatures are one module of LLVM's (`curve_code.py`, with `challenge_code.py`), hashes and trees
-another (`hash_code.py`, with `tree_code.py`). Each replaces something that Python does one call at
-a time by one call for many, and has a plain twin that gives the same results: where no code can be
-made, everything is as without it, only slower.
+Signatures are one module of LLVM's (`curve_code.py`, with `challenge_code.py`), hashes, trees and
+payments another (`hash_code.py`, with `tree_code.py` and `payment_code.py`). Each replaces
+something that Python does one call at a time by one call for many, and has a plain twin that gives
+the same results: where no code can be made, everything is as without it, only slower.
 """
 
 import ctypes
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import llvmlite.binding as llvm
@@ -16,6 +16,9 @@ from llvmlite import ir
 
 BYTE: Final = ir.IntType(8)
 WORD: Final = ir.IntType(64)
+_RUN: Final = 256
+"""Texts that one call gets. Joining many more takes memory fresh from the system each time, and
+that takes longer than what is done with them."""
 
 Value = Any
 """A value in the code that is being written; llvmlite has no types for mypy."""
@@ -68,6 +71,11 @@ def _demand_code_memory() -> None:
         raise OSError(error, "this system allows no new code in memory")
 
 
+def cut_runs(texts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Yield runs that are short enough to be joined in memory that is at hand."""
+    return (texts[first : first + _RUN] for first in range(0, len(texts), _RUN))
+
+
 def word(number: int) -> Value:
     """Return a constant of 64 bits."""
     return ir.Constant(WORD, number)
@@ -81,6 +89,15 @@ def declare(
     if is_internal:
         function.linkage = "internal"
     return function
+
+
+def find_memcmp(module: Value) -> Value:
+    """Return the C library's memcmp(one, other, length), which a module declares once."""
+    if "memcmp" in module.globals:
+        return module.globals["memcmp"]
+    text = BYTE.as_pointer()
+    kind = ir.FunctionType(ir.IntType(32), [text, text, WORD])
+    return ir.Function(module, kind, "memcmp")
 
 
 class Writer:

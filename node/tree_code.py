@@ -22,7 +22,16 @@ from llvmlite import ir
 
 from atpar.ledger.limits import MAX_SUM
 from atpar.ledger.pages import HASHED_AT, HEAD_BYTES, SLOT_BYTES
-from atpar.node.machine_code import BYTE, WORD, Value, Writer, declare, find_function, word
+from atpar.node.machine_code import (
+    BYTE,
+    WORD,
+    Value,
+    Writer,
+    declare,
+    find_function,
+    find_memcmp,
+    word,
+)
 
 _DIGEST_BYTES: Final = 32
 _SLOTS_AT: Final = HASHED_AT + HEAD_BYTES + 2
@@ -300,8 +309,7 @@ def _write_descend(module: Value) -> None:
     function = declare(module, "descend", parameters, result=ir.VoidType(), is_internal=False)
     count, data, offsets, spans, places, paths, stride, keys, key_ends, odd = function.args[:10]
     entries, entry_ends, groups, group_count = function.args[10:]
-    compare_kind = ir.FunctionType(_COUNT, [_BYTES, _BYTES, WORD])
-    compare = ir.Function(module, compare_kind, "memcmp")
+    compare = find_memcmp(module)
     w = _TreeWriter(function)
     b = w.b
     entry_number, group_number = w.keep(0), w.keep(0)

@@ -4,18 +4,20 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from atpar.ledger import hashing, tree
+from atpar.ledger import hashing, transactions, tree
 from atpar.ledger.hashing import FEW
 from atpar.ledger.tree import Item
 from atpar.node import hash_code
 from atpar.node.hash_code import HashCode
 from atpar.node.ledger_code import (
     LedgerCode,
+    compare_with_decoding,
     compare_with_hashlib,
     compare_with_python,
     make_ledger_code,
     prepare_ledger_code,
 )
+from atpar.node.payment_code import PaymentCode
 from atpar.node.tree_code import TreeCode
 from tests.node.machine_code import needs_code, without_code
 
@@ -79,10 +81,38 @@ def test_code_for_trees_is_tried_before_use(code: LedgerCode) -> None:
             compare_with_python(Altered(code, alter))
 
 
+Found = tuple[bool, bytes]
+
+
+@needs_code
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda is_payment, body_hash: (is_payment, bytes(32)),
+        lambda _, body_hash: (True, body_hash),
+        lambda is_payment, body_hash: (False, body_hash),
+    ],
+)
+def test_code_for_payments_is_tried_before_use(
+    code: LedgerCode, alter: Callable[[bool, bytes], Found]
+) -> None:
+    class AlteredScan:
+        def scan(self, raws: Sequence[bytes]) -> list[Found]:
+            return [alter(*found) for found in code.payments.scan(raws)]
+
+    compare_with_decoding(code.payments)
+    with pytest.raises(RuntimeError, match="the code for payments"):
+        compare_with_decoding(AlteredScan())
+
+
 @needs_code
 @pytest.mark.parametrize(
     ("kind", "function", "answer"),
-    [(HashCode, "hash_all", lambda *_: [bytes(32)]), (TreeCode, "change_values", lambda *_: [])],
+    [
+        (HashCode, "hash_all", lambda *_: [bytes(32)]),
+        (TreeCode, "change_values", lambda *_: []),
+        (PaymentCode, "scan", lambda _, raws: [(False, b"")] * len(raws)),
+    ],
 )
 def test_code_that_answers_otherwise_is_not_handed_out(
     monkeypatch: pytest.MonkeyPatch, kind: type, function: str, answer: Callable[..., object]
@@ -101,6 +131,7 @@ def test_without_code_blocks_are_hashed_by_python(without_code: None, error: Exc
     prepare_ledger_code(make=make, warn=warnings.append).join()
     assert hashing.find_many_hashes(FEW) is None
     assert tree._code is None
+    assert transactions._payment_code is None
     assert warnings == [f"blocks are hashed by Python alone: {error}"]
 
 
@@ -117,6 +148,7 @@ def test_what_was_made_is_used(without_code: None) -> None:
     prepare_ledger_code().join()
     assert isinstance(hashing.find_many_hashes(FEW), HashCode)
     assert isinstance(tree._code, TreeCode)
+    assert isinstance(transactions._payment_code, PaymentCode)
 
 
 def test_lists_of_texts_are_sequences_of_any_kind() -> None:
