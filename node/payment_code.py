@@ -201,7 +201,7 @@ def _write_read_head(module: Value, head: _Head, read_big: Value) -> Value:
     width = b.shl(word(head.widths[0]), kind)
     w.demand(b.icmp_unsigned("<", width, room))
     number = b.call(read_big, [w.at(text, 1), width])
-    w.demand(b.icmp_unsigned("==", head.measure(w, number), b.add(width, word(1))))
+    w.demand_same(head.measure(w, number), b.add(width, word(1)))
     b.ret(number)
     return function
 
@@ -265,7 +265,7 @@ class _Demanding(Writer):
 class _Reader(_Demanding):
     """Writes a function that reads a text from front to back, and answers 0 where it cannot.
 
-    Bytes are looked at once they are taken, and taken once they are known to be there.
+    No byte is looked at before it is known to be there.
     """
 
     def __init__(self, function: Value, text: Value, end: Value, parts: _Parts) -> None:

@@ -176,9 +176,37 @@ MUTANTS = (
     Mutant(
         "code used for blocks before it was tried",
         "node/ledger_code.py",
-        "    compare_with_python(code.tree)\n    return code\n",
+        "    compare_with_python(code.tree)\n    compare_with_decoding(code.payments)\n    return code\n",
         "    return code\n",
         (test("tests/node/test_ledger_code.py"),),
+    ),
+    Mutant(
+        "longer heads than need be taken for canonical by the code for payments",
+        "node/payment_code.py",
+        "    w.demand_same(head.measure(w, number), b.add(width, word(1)))\n",
+        "",
+        (test("tests/node/test_payment_code.py"),),
+    ),
+    Mutant(
+        "room not looked at by the code for payments",
+        "node/payment_code.py",
+        '        self.demand(self.b.icmp_unsigned("<=", count, self.b.sub(self.end, self.place)))\n',
+        "",
+        (test("tests/node/test_payment_code.py"),),
+    ),
+    Mutant(
+        "payments to oneself recognised by the code for payments",
+        "node/payment_code.py",
+        "        r.demand(b.not_(r.is_same(creditor_at, sender_at, size)))\n",
+        "        pass\n",
+        (test("tests/node/test_payment_code.py"),),
+    ),
+    Mutant(
+        "own payments in an envelope of any form",
+        "ledger/transactions.py",
+        "        _has_good_form(body, envelope.signatures) and are_own_payments(body.sender, body.ops),\n",
+        "        are_own_payments(body.sender, body.ops),\n",
+        (test("tests/ledger/test_values.py"),),
     ),
     Mutant(
         "votes checked ahead of which every one is believed",

@@ -364,6 +364,34 @@ def test_no_head_may_be_longer_than_it_need_be(code: PaymentCode) -> None:
         assert not any(check(code, widened))
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        # The time at which it ends, and one transfer.
+        (b"\x05\x91", b"\xcd\x00\x91"),
+        # The amount, and 16 bytes.
+        (b"\x06\xc4\x10", b"\xcd\x00\xc4\x10"),
+        # A body of 0x97 bytes, and seven fields.
+        (b"\xc4\x97\x97", b"\xc5\x00\x97"),
+    ],
+)
+def test_a_head_does_not_end_in_the_one_that_follows(
+    code: PaymentCode, right: bytes, wrong: bytes
+) -> None:
+    """Wide heads that would be right if they were taken for as long as they should be."""
+    op = replace(TRANSFER, amount=6, purpose="x" * 29)
+    body = replace(BODY, chain_id=bytes(32), valid_from_ms=1, valid_until_ms=5, ops=(op,))
+    raw = pack(body)
+    assert len(encode(body)) == 0x97
+    assert check_one(code, raw)
+    if right in encode(body):
+        altered = wrap(encode(body).replace(right, wrong))
+    else:
+        altered = raw.replace(right, wrong)
+    assert altered != raw
+    assert not check_one(code, altered)
+
+
 def test_every_beginning_of_an_envelope_and_more_after_its_end(code: PaymentCode) -> None:
     raw, body = pack(BODY), encode(BODY)
     cut = [raw[:length] for length in range(len(raw))]
