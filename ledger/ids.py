@@ -6,7 +6,7 @@ past the end of its hour plus the retention; from then on its ids count as never
 them from the disk is spread over the blocks that follow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from atpar.ledger.codec import encode
@@ -23,7 +23,7 @@ from atpar.ledger.records import (
     TxRecord,
     hour_key,
 )
-from atpar.ledger.state import Overlay
+from atpar.ledger.state import Overlay, View
 from atpar.ledger.transactions import Transaction, id_key
 from atpar.ledger.types import ZERO_HASH
 
@@ -66,10 +66,8 @@ class IdLog:
     def close(self) -> None:
         """Write what the block's ids add to their buckets."""
         for bucket in self._buckets.values():
-            places = enumerate(bucket.entries, bucket.before.count)
-            self._overlay.put_all(
-                TX_LISTS, {bucket.key + place.to_bytes(8, "big"): entry for place, entry in places}
-            )
+            run = tuple(bucket.entries)
+            self._overlay.put(TX_LISTS, _run_key(bucket.key, bucket.before.count), run)
             after = extend_bucket(bucket.before, bucket.entries)
             self._overlay.put(ID_BUCKETS, bucket.key, after)
 
@@ -104,23 +102,40 @@ def drop_expired_ids(overlay: Overlay, *, now_ms: int, retention_ms: int) -> Non
 
 
 def _purge(overlay: Overlay, hour: bytes) -> None:
-    removed = 0
-    for key, entry in list(_first(overlay, hour)):
-        used = id_key(entry.sender, entry.tx_id)
-        record = overlay.get(TX_IDS, used)
-        # The id may be in use again, in a bucket that is still retained.
-        if record is not None and hour_key(record.valid_until_ms) == hour:
-            overlay.delete(TX_IDS, used)
+    left = MAX_PURGED_IDS_PER_BLOCK
+    for key, run in _list_first(overlay, hour):
+        gone, kept = run[:left], run[left:]
+        for entry in gone:
+            used = id_key(entry.sender, entry.tx_id)
+            record = overlay.get(TX_IDS, used)
+            # The id may be in use again, in a bucket that is still retained.
+            if record is not None and hour_key(record.valid_until_ms) == hour:
+                overlay.delete(TX_IDS, used)
         overlay.delete(TX_LISTS, key)
-        removed += 1
-    if removed < MAX_PURGED_IDS_PER_BLOCK:
+        left -= len(gone)
+        if kept:
+            first = int.from_bytes(key[len(hour) :], "big") + len(gone)
+            overlay.put(TX_LISTS, _run_key(hour, first), kept)
+    if left:
         overlay.delete(PURGES, hour)
 
 
-def _first(overlay: Overlay, hour: bytes) -> list[tuple[bytes, TxListEntry]]:
-    found = []
-    for entry in overlay.scan(TX_LISTS, hour):
-        found.append(entry)
-        if len(found) == MAX_PURGED_IDS_PER_BLOCK:
+def _list_first(overlay: Overlay, hour: bytes) -> list[tuple[bytes, tuple[TxListEntry, ...]]]:
+    """Return runs from the front of an hour with as many entries as one block removes, or more."""
+    found, entries = [], 0
+    for key, run in overlay.scan(TX_LISTS, hour):
+        found.append((key, run))
+        entries += len(run)
+        if entries >= MAX_PURGED_IDS_PER_BLOCK:
             break
     return found
+
+
+def _run_key(hour: bytes, first: int) -> bytes:
+    return hour + first.to_bytes(8, "big")
+
+
+def list_ids(view: View, hour: bytes) -> Iterator[TxListEntry]:
+    """Yield the ids of an hour's bucket, in order."""
+    for _, run in view.scan(TX_LISTS, hour):
+        yield from run

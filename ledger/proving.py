@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from atpar.ledger.blocks import Block
 from atpar.ledger.codec import encode
 from atpar.ledger.commitment import read_state_table
+from atpar.ledger.ids import list_ids
 from atpar.ledger.limits import MAX_LISTED_IDS
 from atpar.ledger.merkle import build_path
 from atpar.ledger.proofs import (
@@ -35,7 +36,6 @@ from atpar.ledger.records import (
     ID_BUCKETS,
     NEXT,
     PARAMS,
-    TX_LISTS,
     VALIDATORS,
     balance_key,
     hour_key,
@@ -129,7 +129,7 @@ def build_expiry_proof(
         valid_until_ms=valid_until_ms,
         bucket=_prove_record(view, ID_BUCKETS, hour),
         params=_prove_record(view, PARAMS, CURRENT),
-        used=tuple(entry for _, entry in view.scan(TX_LISTS, hour)),
+        used=tuple(list_ids(view, hour)),
         table=read_state_table(view),
         finality=finality,
     )

@@ -506,10 +506,11 @@ BALANCES: Final[Section[Balance]] = _section(32, "balances", Balance, proven=Fal
 
 TX_IDS: Final[Section[TxRecord]] = _section(40, "tx_ids", TxRecord, proven=False, cached=False)
 """sender | tx id; rebuilt from TX_LISTS"""
-TX_LISTS: Final[Section[TxListEntry]] = _section(
-    41, "tx_lists", TxListEntry, proven=False, cached=False
+TX_LISTS: Final[Section[tuple[TxListEntry, ...]]] = _section(
+    41, "tx_lists", tuple[TxListEntry, ...], proven=False, cached=False
 )
-"""hour u64, position u64; covered by the running hash of ID_BUCKETS"""
+"""hour u64, position u64 of the first in the hour: what one block added, or is left of it; covered
+by the running hash of ID_BUCKETS"""
 OPEN_HOLDS: Final[Section[IndexMark]] = _section(42, "open_holds", IndexMark, proven=False)
 """asset | debtor | kind | placed_at u64, position u64, hold id; rebuilt from HOLDS"""
 DUE: Final[Section[IndexMark]] = _section(43, "due", IndexMark, proven=False)

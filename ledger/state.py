@@ -10,7 +10,7 @@ speculative block drops its tree nodes with it.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -231,18 +231,6 @@ class Overlay:
         else:
             self._undo.append((table, key, table.get(key, _MISSING)))
             table[key] = record
-
-    def put_all(self, section: Section[T], records: Mapping[bytes, T]) -> None:
-        """Write many records between two transactions: like `checkpoint`, nothing rolls it back."""
-        if section.id not in self.tables:
-            self._add_table(section)
-        table = self._unordered.get(section.id)
-        if table is None:
-            for key, record in records.items():
-                self._write(section, key, record)
-        else:
-            table.update(records)
-        self.checkpoint()
 
     def delete(self, section: Section[Any], key: bytes) -> None:
         """Remove a record."""

@@ -4,8 +4,7 @@ The state of the last final block, the blocks with their receipts and finalizati
 indexes that answer questions about them, in one ordered key-value engine under one-byte spaces:
 
     m name                          schema version, chain id, position of the last final block
-    s section key                   state records and tree pages (`ledger.state.Backing`); the lists
-                                    of used ids in runs (`idlists.py`)
+    s section key                   state records and tree pages (`ledger.state.Backing`)
     h height                        header            d digest  -> height
     b height                        block             r height  -> receipts of the block, in order
     f height                        finalization of the block at this height
@@ -68,7 +67,6 @@ from atpar.ledger.types import ChainId, Count, Hash, Height
 from atpar.node.errors import DiskFault, StoreCorrupt, StoreMismatch, StoreMissing, StoreSchema
 from atpar.node.evidence import get_kind
 from atpar.node.gateway import Entry, EntryCursor, EpochEntry, FinalityPath, FinalState
-from atpar.node.idlists import IdListWriter, find_id, scan_entries, scan_ids
 from atpar.node.indexes import (
     Marks,
     Movement,
@@ -196,7 +194,8 @@ class Store:
         used = self._used_ids = UsedIds()
 
         def load(check: Callable[[], None]) -> None:
-            entries = scan_entries(self._engine.snapshot())
+            runs = self._engine.snapshot().scan(_STATE[TX_LISTS.id])
+            entries = (entry for _, run in runs for entry in decode_value(TX_LISTS.codec, run))
             used.load((id_key(entry.sender, entry.tx_id) for entry in entries), check=check)
 
         return load
@@ -236,7 +235,7 @@ class Store:
         after, pages = held.add((block.header.height, block.overlay) for block in blocks)
         self._held = (held, after)
         self._note_used_ids(block.overlay for block in blocks)
-        self._engine.write(_encode_commit(self._engine, blocks, position) + pages)
+        self._engine.write(_encode_commit(blocks, position) + pages)
         self._held = (after,)
         self.position = position
 
@@ -348,7 +347,7 @@ class Store:
 
         def batch() -> Iterator[Write]:
             yield from held.list_pages()
-            yield from _encode_state(self._engine, [overlay])
+            yield from _encode_state([overlay])
             yield from _encode_pages(overlay)
             yield from _encode_epoch(overlay, document.body.height)
             yield _key(b"w", document.body.epoch), encode(document)
@@ -490,8 +489,6 @@ def _load_held(reader: KeyValueReader, height: int) -> Held:
 
 
 def _get_state(reader: KeyValueReader, held: Held | None, space: int, key: bytes) -> bytes | None:
-    if space == TX_LISTS.id:
-        return find_id(reader, key)
     if space == TREE_NODES and held is not None and key in held.pages:
         return held.pages[key]
     return reader.get(_STATE[space] + key)
@@ -500,8 +497,6 @@ def _get_state(reader: KeyValueReader, held: Held | None, space: int, key: bytes
 def _scan_state(
     reader: KeyValueReader, held: Held | None, space: int, prefix: bytes
 ) -> Iterator[tuple[bytes, bytes]]:
-    if space == TX_LISTS.id:
-        return scan_ids(reader, prefix)
     below = ((prefix + key, value) for key, value in reader.scan(_STATE[space] + prefix))
     if space != TREE_NODES or held is None or not held.pages:
         return below
@@ -614,7 +609,7 @@ def write_genesis(
     position = Position(header.height, digest, header.view, header.epoch)
 
     def batch() -> Iterator[Write]:
-        yield from _encode_state(engine, [overlay])
+        yield from _encode_state([overlay])
         yield from _encode_pages(overlay)
         yield from _encode_epoch(overlay, header.height)
         yield _key(b"h", header.height), encode(header)
@@ -642,10 +637,8 @@ def _check_schema(engine: KeyValueReader) -> None:
 # ---- encoding
 
 
-def _encode_commit(
-    engine: KeyValueReader, blocks: Sequence[FinalBlock], position: Position
-) -> list[Write]:
-    writes = _encode_state(engine, [block.overlay for block in blocks])
+def _encode_commit(blocks: Sequence[FinalBlock], position: Position) -> list[Write]:
+    writes = _encode_state(block.overlay for block in blocks)
     for block in blocks:
         header = block.header
         key = _HEIGHT.pack(header.height)
@@ -681,22 +674,15 @@ def _encode_epoch(overlay: Overlay, height: int) -> Iterator[Write]:
         yield _key(b"v", validators.epoch), encode(EpochEntry(height, validators))
 
 
-def _encode_state(engine: KeyValueReader, overlays: Iterable[Overlay]) -> list[Write]:
+def _encode_state(overlays: Iterable[Overlay]) -> list[Write]:
     """Return what overlays of blocks in a row change of the state, tree pages aside."""
-    writes: list[Write] = []
-    ids = IdListWriter(engine)
-    for overlay in overlays:
-        for section, table in overlay.tables.items():
-            if section == TX_LISTS.id:
-                ids.apply(table)
-                continue
-            space = _STATE[section]
-            writes += [
-                (space + key, None if record is None else encode(record))
-                for key, record in table.items()
-                if record is not None or section != TX_IDS.id
-            ]
-    return writes + ids.list_writes()
+    return [
+        (_STATE[section] + key, None if record is None else encode(record))
+        for overlay in overlays
+        for section, table in overlay.tables.items()
+        for key, record in table.items()
+        if record is not None or section != TX_IDS.id
+    ]
 
 
 def _encode_pages(overlay: Overlay) -> list[Write]:

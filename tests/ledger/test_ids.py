@@ -6,7 +6,7 @@ from atpar.ledger import records
 from atpar.ledger.codes import Code
 from atpar.ledger.context import compute_entry_id
 from atpar.ledger.hashing import HashTag
-from atpar.ledger.ids import EMPTY_BUCKET, extend_bucket
+from atpar.ledger.ids import EMPTY_BUCKET, extend_bucket, list_ids
 from atpar.ledger.limits import DAY_MS, HOUR_MS
 from atpar.ledger.operations import Assign, Freeze, Operation, Propose, Redeem, Void
 from atpar.ledger.reads import get_hold, get_tx_record
@@ -36,7 +36,7 @@ def test_a_bucket_is_the_running_hash_of_its_list(world: World) -> None:
         assert void(world, bytes([number] * 16), until_ms) is Code.OK
     hour = hour_key(until_ms)
     bucket = EMPTY_BUCKET
-    for _, entry in world.view.scan(records.TX_LISTS, hour):
+    for entry in list_ids(world.view, hour):
         bucket = extend_bucket(bucket, [entry])
     assert bucket.count == 3
     assert world.view.get(records.ID_BUCKETS, hour) == bucket
@@ -58,7 +58,7 @@ def test_a_block_adds_its_ids_to_the_buckets_of_their_hours_in_order(world: Worl
         assert codes == [Code.OK, Code.INSUFFICIENT_FUNDS, *[Code.OK] * 4]
     assert len(expected) == 2
     for hour, tx_ids in expected.items():
-        entries = [entry for _, entry in world.view.scan(records.TX_LISTS, hour)]
+        entries = list(list_ids(world.view, hour))
         assert [entry.tx_id for entry in entries] == tx_ids
         bucket = EMPTY_BUCKET
         for entry in entries:
@@ -91,19 +91,25 @@ def test_an_id_is_retained_for_at_least_the_retention_after_its_window(world: Wo
     assert world.view.get(records.ID_BUCKETS, hour_key(until_ms)) is None
 
 
+@pytest.mark.parametrize("blocks", [[5], [1, 4], [4, 1], [2, 3], [1] * 5])
 def test_ids_of_a_dropped_hour_leave_the_disk_in_the_blocks_that_follow(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, blocks: list[int]
 ) -> None:
+    """As many in each block, however many blocks it took to add them."""
     monkeypatch.setattr("atpar.ledger.ids.MAX_PURGED_IDS_PER_BLOCK", 2)
-    until_ms = START_MS + 10
-    for number in range(5):
-        assert void(world, bytes([number] * 16), until_ms) is Code.OK
+    window, hour = (START_MS, START_MS + 10), hour_key(START_MS + 10)
+    numbers = iter(range(5))
+    for count in blocks:
+        ids = [bytes([next(numbers)] * 16) for _ in range(count)]
+        txs = [world.make(Void(), sender="ALFA/main", tx_id=each, window=window) for each in ids]
+        assert world.block(*txs) == [Code.OK] * count
+    entries = list(list_ids(world.view, hour))
+    assert len(entries) == 5
     world.now_ms = START_MS + HOUR_MS + RETENTION
-    counts = []
-    for _ in range(4):
+    for left in (3, 1, 0, 0):
         world.block()
-        counts.append(len(list(world.view.scan(records.TX_IDS, b""))))
-    assert counts == [3, 1, 0, 0]
+        assert list(list_ids(world.view, hour)) == entries[5 - left :]
+        assert len(list(world.view.scan(records.TX_IDS, b""))) == left
     assert not list(world.view.scan(records.TX_LISTS, b""))
     assert not list(world.view.scan(records.PURGES, b""))
 

@@ -1,6 +1,5 @@
 """Views, overlays and the cache: what is read is what was written last, whatever the layers."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -131,19 +130,6 @@ def test_a_reader_reads_what_the_overlay_has(
         if is_scanned:
             list(top.scan(ID_BUCKETS, b""))
         assert [read(each) for each in KEYS] == [top.get(ID_BUCKETS, each) for each in KEYS]
-
-
-@pytest.mark.parametrize("is_scanned", [False, True])
-def test_what_is_written_all_at_once_stays_and_is_in_order(*, is_scanned: bool) -> None:
-    overlay = Overlay(Base(MemoryBacking()))
-    overlay.put(ID_BUCKETS, b"b", record(1))
-    if is_scanned:
-        assert list(overlay.scan(ID_BUCKETS, b"")) == [(b"b", record(1))]
-    overlay.put_all(ID_BUCKETS, {b"c": record(3), b"a": record(2)})
-    overlay.put(ID_BUCKETS, b"a", record(9))
-    overlay.rollback()
-    expected = [(b"a", record(2)), (b"b", record(1)), (b"c", record(3))]
-    assert list(overlay.scan(ID_BUCKETS, b"")) == expected
 
 
 def test_the_cache_forgets_but_never_lies() -> None:

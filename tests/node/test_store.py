@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from atpar.ledger.codec import encode
-from atpar.ledger.records import BALANCES, Posting, balance_key
+from atpar.ledger.records import BALANCES, TX_IDS, TX_LISTS, Posting, balance_key
 from atpar.ledger.state import TREE_NODES
 from atpar.ledger.transactions import decode_transaction
 from atpar.node import kv
@@ -573,3 +573,27 @@ def test_stores_draw_write_buffers_of_different_sizes_within_bounds(
     for draw, expected in ((lambda _: 0, 12 * 1024**2), (lambda limit: limit - 1, 20 * 1024**2)):
         monkeypatch.setattr(kv.secrets, "randbelow", draw)
         assert kv.draw_write_buffer_bytes() == expected
+
+
+def test_id_finds_its_transaction_after_the_ledger_dropped_its_hour() -> None:
+    store, chain, _ = make_store()
+    tx = make_payment(1)
+    store.commit([chain.next(make_payment(0), tx)])
+    block = chain.next()
+    block.overlay.delete(TX_IDS, tx.id_key)
+    for key, _ in store.scan(TX_LISTS.id, b""):
+        block.overlay.delete(TX_LISTS, key)
+    store.commit([block])
+    assert store.find_by_id(tx.body.sender, tx.body.tx_id) == (1, 1)
+    assert not list(store.scan(TX_LISTS.id, b""))
+    assert not list(store.get_final().view.scan(TX_LISTS, b""))
+
+
+def test_used_ids_of_a_block_stand_in_one_record() -> None:
+    store, chain, _ = make_store()
+    txs = [make_payment(number) for number in range(9)]
+    store.commit([chain.next(*txs[:5]), chain.next(*txs[5:])])
+    runs = [TX_LISTS.codec.decode_stored(value) for _, value in store.scan(TX_LISTS.id, b"")]
+    assert [[entry.tx_id for entry in run] for run in runs] == [
+        [tx.body.tx_id for tx in some] for some in (txs[:5], txs[5:])
+    ]

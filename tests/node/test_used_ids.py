@@ -198,5 +198,5 @@ def test_a_damaged_list_of_ids_is_named_as_damage() -> None:
     store.commit([chain.next(make_payment(1))])
     damaged = next(key for key in engine.values if key.startswith(b"s" + bytes((TX_LISTS.id,))))
     engine.write([(damaged, b"\xff\xff")])
-    with pytest.raises(StoreCorrupt, match="id list does not read back"):
+    with pytest.raises(StoreCorrupt, match="tx_lists does not read back"):
         store.follow_used_ids()(do_nothing)
