@@ -1,4 +1,4 @@
-"""Who may act: policies, principals, and everything an envelope must satisfy to enter a block.
+"""Who may act: policies, principals, and whose signatures a transaction needs.
 
 Only authorised transactions enter a block, so nobody can use up another's transaction id or fill
 blocks with failures that are not their own. What is judged here is judged on the state *before*
@@ -14,7 +14,7 @@ from atpar.ledger.codec import encode
 from atpar.ledger.codes import FIRST_RECEIPT_CODE, Code
 from atpar.ledger.errors import Refused
 from atpar.ledger.hashing import HashTag, compute_hash
-from atpar.ledger.limits import MAX_OPS_PER_TRANSACTION, MAX_SIGNATURES, MAX_TRANSACTION_BYTES
+from atpar.ledger.limits import MAX_OPS_PER_TRANSACTION
 from atpar.ledger.operations import (
     AccountChange,
     Approve,
@@ -54,54 +54,24 @@ from atpar.ledger.records import (
     CURRENT,
     FREEZES,
     HOLDS,
-    ID_BUCKETS,
     NO_RESERVE,
     PARAMS,
     PROPOSALS,
     RESERVES,
-    TX_IDS,
     VALIDATORS,
     Asset,
     Params,
-    TxRecord,
     ValidatorSet,
-    hour_key,
 )
 from atpar.ledger.records import Hold as HoldRecord
 from atpar.ledger.roles import INDEPENDENT_ROLES
 from atpar.ledger.state import View
-from atpar.ledger.transactions import VERSION, Body, Signature, Transaction
+from atpar.ledger.transactions import Transaction
 from atpar.ledger.types import GOVERNANCE, Role, admin_of, participant_of
-from atpar.ledger.values import find_value_fault
 
 Unresolved = Mapping[int, Refused]
 """Operations whose principals do not exist in the state, by index, with what they fail with."""
-_NONE_UNRESOLVED: Final[Unresolved] = {}
-
-
-def check_admission(view: View, tx: Transaction, *, chain_id: bytes, now_ms: int) -> None:
-    """Check every rule but the signatures' validity, in order of precedence.
-
-    Raises:
-        Refused: with a code below `FIRST_RECEIPT_CODE`.
-    """
-    check_entry(view, tx, chain_id=chain_id, now_ms=now_ms, params=get_params(view))
-
-
-def check_entry(
-    view: View, tx: Transaction, *, chain_id: bytes, now_ms: int, params: Params
-) -> Unresolved:
-    """As `check_admission`; return the operations that cannot but fail on this state."""
-    _check_form(tx, chain_id)
-    body = tx.body
-    _check_window(body, now_ms, params.max_window_ms)
-    used = find_tx_record(view, tx.id_key)
-    if used is not None:
-        raise Refused(Code.ID_REUSED, f"id {body.tx_id.hex()} was used at height {used.height}")
-    fault = None if tx.are_own_payments else find_value_fault(body.ops)
-    if fault is not None:
-        raise fault
-    return check_authorised(view, tx)
+NONE_UNRESOLVED: Final[Unresolved] = {}
 
 
 def get_params(view: View) -> Params:
@@ -116,59 +86,6 @@ def get_validators(view: View) -> ValidatorSet:
     validators = view.get(VALIDATORS, CURRENT)
     assert validators is not None, "the state has no validators"
     return validators
-
-
-def _check_form(tx: Transaction, chain_id: bytes) -> None:
-    body, signatures = tx.body, tx.signatures
-    if len(tx.raw) > MAX_TRANSACTION_BYTES:
-        raise Refused(Code.TOO_LARGE, f"{len(tx.raw)} bytes, at most {MAX_TRANSACTION_BYTES}")
-    if body.version != VERSION:
-        raise Refused(Code.UNSUPPORTED_VERSION, f"version {body.version}, expected {VERSION}")
-    if body.chain_id != chain_id:
-        raise Refused(
-            Code.WRONG_CHAIN, f"chain {body.chain_id.hex()}, this chain is {chain_id.hex()}"
-        )
-    if not body.ops:
-        raise Refused(Code.NO_OPERATIONS, "no operations")
-    if len(body.ops) > MAX_OPS_PER_TRANSACTION:
-        raise Refused(
-            Code.TOO_MANY_OPERATIONS,
-            f"{len(body.ops)} operations, at most {MAX_OPS_PER_TRANSACTION}",
-        )
-    if len(signatures) > MAX_SIGNATURES:
-        raise Refused(
-            Code.TOO_MANY_SIGNATURES, f"{len(signatures)} signatures, at most {MAX_SIGNATURES}"
-        )
-    if len(signatures) > 1:
-        _check_order(signatures)
-
-
-def _check_order(signatures: Sequence[Signature]) -> None:
-    previous = b""
-    for position, signature in enumerate(signatures):
-        if signature.key <= previous:
-            raise Refused(Code.SIGNATURES_UNSORTED, f"signatures[{position}]: not in order of keys")
-        previous = signature.key
-
-
-def _check_window(body: Body, now_ms: int, max_window_ms: int) -> None:
-    first, last = body.valid_from_ms, body.valid_until_ms
-    if not 0 <= last - first <= max_window_ms:
-        raise Refused(
-            Code.WINDOW_INVALID, f"window of {last - first} ms, must be within 0 to {max_window_ms}"
-        )
-    if now_ms < first:
-        raise Refused(Code.NOT_YET_VALID, f"valid from {first}, it is {now_ms}")
-    if now_ms > last:
-        raise Refused(Code.EXPIRED, f"valid until {last}, it is {now_ms}")
-
-
-def find_tx_record(view: View, key: bytes) -> TxRecord | None:
-    """Return which transaction used an id (`id_key`), as long as ids of its hour are retained."""
-    record = view.get(TX_IDS, key)
-    if record is not None and view.get(ID_BUCKETS, hour_key(record.valid_until_ms)) is None:
-        return None
-    return record
 
 
 # ---- policies
@@ -257,8 +174,6 @@ def check_authorised(view: View, tx: Transaction) -> Unresolved:
     Raises:
         Refused: TOO_MANY_OPERATIONS, UNKNOWN_ACCOUNT, UNINVOLVED_SIGNATURE or UNAUTHORISED.
     """
-    if tx.are_own_payments and _is_signed_by_sender(view, tx):
-        return _NONE_UNRESOLVED
     ops, sender = tx.body.ops, tx.body.sender
     _check_bundled(view, ops)
     tally = _Tally(view, {signature.key for signature in tx.signatures})
@@ -274,26 +189,7 @@ def check_authorised(view: View, tx: Transaction) -> Unresolved:
         raise Refused(
             Code.UNAUTHORISED, f"not enough signatures for {', '.join(sorted(tally.unmet))}"
         )
-    return tally.unresolved or _NONE_UNRESOLVED
-
-
-def _is_signed_by_sender(view: View, tx: Transaction) -> bool:
-    """Return True if its sender's policy is met and no other key signed.
-
-    Only a shortcut: what it does not say True to is judged in full.
-    """
-    account = view.get(ACCOUNTS, tx.body.sender.encode())
-    if account is None:
-        return False
-    policy, weight = account.policy, 0
-    for signature in tx.signatures:
-        for entry in policy.keys:
-            if entry.key == signature.key:
-                weight += entry.weight
-                break
-        else:
-            return False
-    return weight >= policy.threshold
+    return tally.unresolved or NONE_UNRESOLVED
 
 
 # ---- bundles

@@ -5,11 +5,11 @@ one run the same steps; they differ in what happens to a transaction that may no
 builder leaves it out, the checker refuses the block.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from atpar.ledger.authority import Unresolved, check_entry, get_params, get_validators
+from atpar.ledger.authority import Unresolved, get_params, get_validators
 from atpar.ledger.blocks import (
     HEADER_VERSION,
     Block,
@@ -28,6 +28,7 @@ from atpar.ledger.compliance import (
 )
 from atpar.ledger.context import Context
 from atpar.ledger.controls import apply_set_controls
+from atpar.ledger.entry import Entrance, check_admission
 from atpar.ledger.errors import BlockInvalid, Refused
 from atpar.ledger.governance import (
     activate_params,
@@ -78,7 +79,8 @@ from atpar.ledger.operations import (
     UpdateAccount,
     Void,
 )
-from atpar.ledger.payments import apply_own_payments, apply_transfer
+from atpar.ledger.payments import apply_transfer
+from atpar.ledger.plain import PlainPayments
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import PROPOSALS, Posting, identify_validators
 from atpar.ledger.state import Overlay, View
@@ -194,6 +196,7 @@ class _Run:
         self.voters = identify_validators(get_validators(parent))
         self.context = Context(self.overlay, chain_id=chain_id, height=height, now_ms=now_ms)
         self.context.apply = _apply
+        self.plain = PlainPayments(self.context)
         activate_params(self.overlay, height=height)
         activate_recoveries(self.overlay, now_ms=now_ms)
         self.params = get_params(self.overlay)
@@ -204,44 +207,66 @@ class _Run:
         self._signatures = 0
         self._ids = IdLog(self.overlay, height=height)
         drop_expired_ids(self.overlay, now_ms=now_ms, retention_ms=self.params.tx_id_retention_ms)
+        self._entrance = Entrance(
+            self.overlay,
+            chain_id=chain_id,
+            now_ms=now_ms,
+            max_window_ms=self.params.max_window_ms,
+            find_used=self._ids.find,
+            read_account=self.context.read_account,
+        )
 
-    def measure(self, tx: Transaction) -> tuple[int, int]:
-        """Return how many operations and signatures a transaction makes everyone check."""
-        return _measure_work(self.overlay, tx)
+    def add(self, tx: Transaction) -> str | None:
+        """Execute one transaction and add its receipt, if it finds room.
 
-    def find_excess(self, tx: Transaction, work: tuple[int, int]) -> str | None:
-        """Return which limit of a block the transaction would exceed, or None if it has room."""
-        if len(self.transactions) >= self.params.max_block_transactions:
-            return f"more than {self.params.max_block_transactions} transactions"
-        if self._bytes + len(tx.raw) + TRANSACTION_OVERHEAD_BYTES > self.params.max_block_bytes:
-            return f"more than {self.params.max_block_bytes} bytes"
-        ops, signatures = work
-        if self._ops + ops > MAX_BLOCK_OPS:
-            return f"more than {MAX_BLOCK_OPS} operations"
-        if self._signatures + signatures > MAX_BLOCK_SIGNATURES:
-            return f"more than {MAX_BLOCK_SIGNATURES} signatures"
-        return None
-
-    def run(self, tx: Transaction, work: tuple[int, int]) -> None:
-        """Execute one transaction and add its receipt.
+        Returns which limit of the block it would exceed, or None if it was executed.
 
         Raises:
-            Refused: it may not enter the block; nothing changed.
+            Refused: it may not enter the block. Then, and without room, nothing changed.
         """
-        context, overlay, body = self.context, self.overlay, tx.body
-        unresolved = check_entry(
-            overlay, tx, chain_id=context.chain_id, now_ms=context.now_ms, params=self.params
-        )
+        body, size = tx.body, len(tx.raw) + TRANSACTION_OVERHEAD_BYTES
+        ops, signatures = len(body.ops), len(tx.signatures)
+        if not tx.are_own_payments:
+            ops, signatures = _measure_work(self.overlay, tx)
+        index = len(self.transactions)
+        if (
+            index >= self.params.max_block_transactions
+            or self._bytes + size > self.params.max_block_bytes
+            or self._ops + ops > MAX_BLOCK_OPS
+            or self._signatures + signatures > MAX_BLOCK_SIGNATURES
+        ):
+            return self._name_excess(size, ops)
+        unresolved = self._entrance.check(tx)
+        self.context.tx_index, code, failed_op = index, 0, None
+        if not (tx.are_own_payments and self.plain.pay(body.sender, body.ops)):  # type: ignore[arg-type]
+            code, failed_op = self._apply(tx, unresolved)
+        self._ids.record(tx)
+        self._bytes += size
+        self._ops += ops
+        self._signatures += signatures
+        self.transactions.append(tx)
+        self.receipts.append(Receipt(tx.hash, body.sender, body.tx_id, code, failed_op))
+        return None
+
+    def _name_excess(self, size: int, ops: int) -> str:
+        """Return the first limit that a transaction would exceed."""
+        if len(self.transactions) >= self.params.max_block_transactions:
+            return f"more than {self.params.max_block_transactions} transactions"
+        if self._bytes + size > self.params.max_block_bytes:
+            return f"more than {self.params.max_block_bytes} bytes"
+        if self._ops + ops > MAX_BLOCK_OPS:
+            return f"more than {MAX_BLOCK_OPS} operations"
+        return f"more than {MAX_BLOCK_SIGNATURES} signatures"
+
+    def _apply(self, tx: Transaction, unresolved: Unresolved) -> tuple[int, int | None]:
+        """Apply the operations by their rules; return code and failed operation for the receipt."""
+        context, overlay = self.context, self.overlay
+        self.plain.settle()
         overlay.checkpoint()
         context.tx = tx
-        context.tx_index = len(self.transactions)
         posted = len(context.postings)
-        code, failed_op = 0, None
         try:
-            if tx.are_own_payments:
-                apply_own_payments(context, body.ops)  # type: ignore[arg-type]
-            else:
-                _apply_each(context, body.ops, unresolved)
+            _apply_each(context, tx.body.ops, unresolved)
             if context.departed:
                 end_closing_accounts(context)
                 context.forget()
@@ -251,19 +276,17 @@ class _Run:
             context.departed.clear()
             context.forget()
             context.bundle_entry = None
-            code, failed_op = int(refusal.code), context.op_index
-        assert failed_op is None or code >= FIRST_RECEIPT_CODE, code
-        self._ids.record(tx, context.tx_index)
-        self._bytes += len(tx.raw) + TRANSACTION_OVERHEAD_BYTES
-        self._ops += work[0]
-        self._signatures += work[1]
-        self.transactions.append(tx)
-        self.receipts.append(Receipt(tx.hash, body.sender, body.tx_id, code, failed_op))
+            failed = int(refusal.code), context.op_index
+        else:
+            return 0, None
+        assert failed[0] >= FIRST_RECEIPT_CODE, failed
+        return failed
 
     def finish(self, template: Template) -> Executed:
         """Return the block with its roots."""
         parent = template.parent
         height = parent.height + 1
+        self.plain.settle()
         self._ids.close()
         if height % self.params.epoch_blocks == 0:
             begin_epoch(self.overlay)
@@ -304,8 +327,6 @@ def _measure_work(view: View, tx: Transaction) -> tuple[int, int]:
     Proofs of possession and the votes in evidence are signatures; an approval may run its bundle.
     """
     ops, signatures = len(tx.body.ops), len(tx.signatures)
-    if tx.are_own_payments:
-        return ops, signatures
     for op in tx.body.ops:
         if type(op) in _LABORIOUS:
             bundled: Sequence[Operation] = (op,)
@@ -322,7 +343,7 @@ def _measure_work(view: View, tx: Transaction) -> tuple[int, int]:
 
 
 def build_block(
-    parent: View, template: Template, candidates: Iterable[Transaction], *, chain_id: bytes
+    parent: View, template: Template, candidates: Sequence[Transaction], *, chain_id: bytes
 ) -> tuple[Executed, list[tuple[Transaction, Refused]]]:
     """Return the block made of the candidates that may enter, and the others with the reason.
 
@@ -335,12 +356,10 @@ def build_block(
         chain_id=chain_id,
     )
     refused: list[tuple[Transaction, Refused]] = []
+    run.plain.foresee(candidates)
     for tx in candidates:
-        work = run.measure(tx)
-        if run.find_excess(tx, work) is not None:
-            continue
         try:
-            run.run(tx, work)
+            run.add(tx)
         except Refused as refusal:
             refused.append((tx, refusal))
     return run.finish(template), refused
@@ -369,16 +388,15 @@ def execute_block(
         raise BlockInvalid("transactions: not those of the block")
     _check_same("tx_count", header.tx_count, len(transactions))
     run = _Run(parent, height=header.height, now_ms=header.timestamp_ms, chain_id=chain_id)
+    run.plain.foresee(transactions)
     for position, tx in enumerate(transactions):
-        work = run.measure(tx)
-        excess = run.find_excess(tx, work)
-        if excess is not None:
-            raise BlockInvalid(f"transactions[{position}]: {excess}")
         try:
-            run.run(tx, work)
+            excess = run.add(tx)
         except Refused as refusal:
             name = Code(refusal.code).name
             raise BlockInvalid(f"transactions[{position}]: {name}: {refusal.message}") from refusal
+        if excess is not None:
+            raise BlockInvalid(f"transactions[{position}]: {excess}")
     executed = run.finish(
         Template(
             epoch=header.epoch,
@@ -431,5 +449,8 @@ def simulate(
         now_ms=max(now_ms, final.timestamp_ms + 1),
         chain_id=chain_id,
     )
-    run.run(tx, run.measure(tx))
+    excess = run.add(tx)
+    if excess is not None:
+        check_admission(view, tx, chain_id=chain_id, now_ms=run.context.now_ms)
+        raise Refused(Code.TOO_LARGE, f"{excess} in one block")
     return run.receipts[0]

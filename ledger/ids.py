@@ -23,64 +23,70 @@ from atpar.ledger.records import (
     TxRecord,
     hour_key,
 )
-from atpar.ledger.state import Overlay, View
+from atpar.ledger.state import Overlay, Reader, View
 from atpar.ledger.transactions import Transaction, id_key
 from atpar.ledger.types import ZERO_HASH
 
 EMPTY_BUCKET: Final = IdBucket(0, ZERO_HASH)
 
 
+def find_tx_record(view: View, key: bytes) -> TxRecord | None:
+    """Return which transaction used an id (`id_key`), as long as ids of its hour are retained."""
+    record = view.get(TX_IDS, key)
+    return record if record is not None and _is_retained(view, record) else None
+
+
+def _is_retained(view: View, record: TxRecord) -> bool:
+    return view.get(ID_BUCKETS, hour_key(record.valid_until_ms)) is not None
+
+
 class IdLog:
     """Marks the ids of one block's transactions as used, whatever their outcome.
 
-    What each bucket comes to is kept here and written once, by `close`: nothing reads it before.
+    They are kept here, and written once, by `close`.
     """
 
-    __slots__ = ("_buckets", "_height", "_overlay")
+    __slots__ = ("_height", "_overlay", "_read", "_used")
 
     def __init__(self, overlay: Overlay, *, height: int) -> None:
         self._overlay = overlay
         self._height = height
-        self._buckets: dict[int, _OpenBucket] = {}
+        self._used: dict[bytes, Transaction] = {}
+        """Id key -> transaction, in the order of the block."""
+        # What this overlay itself deletes is of hours that are not retained.
+        self._read = Reader(overlay, TX_IDS).read
 
-    def record(self, tx: Transaction, index: int) -> None:
-        """Mark the id of the transaction at this place in the block as used."""
-        body = tx.body
-        sender, tx_id, until_ms = body.sender, body.tx_id, body.valid_until_ms
-        bucket = self._buckets.get(until_ms // HOUR_MS)
-        if bucket is None:
-            bucket = self._open(until_ms)
-        bucket.entries.append(TxListEntry(sender, tx_id, tx.body_hash, self._height, index))
-        record = TxRecord(tx.body_hash, tx.hash, self._height, index, until_ms)
-        self._overlay.put(TX_IDS, tx.id_key, record)
+    def find(self, key: bytes) -> int | None:
+        """Return at which height an id was used, by this block or before, or None."""
+        if key in self._used:
+            return self._height
+        record = self._read(key)
+        return record.height if record is not None and _is_retained(self._overlay, record) else None
 
-    def _open(self, until_ms: int) -> "_OpenBucket":
-        key = hour_key(until_ms)
-        found = self._overlay.get(ID_BUCKETS, key)
-        if found is None:
-            # An id counts as used only as long as its hour has a bucket.
-            self._overlay.put(ID_BUCKETS, key, EMPTY_BUCKET)
-        bucket = self._buckets[until_ms // HOUR_MS] = _OpenBucket(key, found or EMPTY_BUCKET)
-        return bucket
+    def record(self, tx: Transaction) -> None:
+        """Mark the id of the block's next transaction as used."""
+        self._used[tx.id_key] = tx
 
     def close(self) -> None:
-        """Write what the block's ids add to their buckets."""
-        for bucket in self._buckets.values():
-            run = tuple(bucket.entries)
-            self._overlay.put(TX_LISTS, _run_key(bucket.key, bucket.before.count), run)
-            after = extend_bucket(bucket.before, bucket.entries)
-            self._overlay.put(ID_BUCKETS, bucket.key, after)
+        """Write the block's ids, and what they add to the buckets of their hours."""
+        height, hours = self._height, dict[int, list[TxListEntry]]()
+        records: dict[bytes, TxRecord] = {}
+        for index, (key, tx) in enumerate(self._used.items()):
+            body, body_hash = tx.body, tx.body_hash
+            until_ms = body.valid_until_ms
+            records[key] = TxRecord(body_hash, tx.hash, height, index, until_ms)
+            hour = until_ms // HOUR_MS
+            if hour not in hours:
+                hours[hour] = []
+            hours[hour].append(TxListEntry(body.sender, body.tx_id, body_hash, height, index))
+        self._overlay.put_all(TX_IDS, records)
+        for hour, entries in hours.items():
+            self._extend(hour_key(hour * HOUR_MS), entries)
 
-
-class _OpenBucket:
-    """A bucket, and what a block adds to it."""
-
-    __slots__ = ("before", "entries", "key")
-
-    def __init__(self, key: bytes, before: IdBucket) -> None:
-        self.key = key
-        self.before = before
-        self.entries: list[TxListEntry] = []
+    def _extend(self, hour: bytes, entries: list[TxListEntry]) -> None:
+        bucket = self._overlay.get(ID_BUCKETS, hour) or EMPTY_BUCKET
+        self._overlay.put(TX_LISTS, _run_key(hour, bucket.count), tuple(entries))
+        self._overlay.put(ID_BUCKETS, hour, extend_bucket(bucket, entries))
 
 
 def extend_bucket(bucket: IdBucket, entries: Sequence[TxListEntry]) -> IdBucket:

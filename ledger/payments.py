@@ -1,13 +1,11 @@
 """Payments: who may send and receive, and the one function that moves posted money."""
 
-from collections.abc import Sequence
-from itertools import islice
-
 from msgspec.structs import replace
 
 from atpar.ledger.codes import Code
 from atpar.ledger.context import (
     Context,
+    change_posted,
     get_balance,
     is_suspended,
     load_asset,
@@ -17,10 +15,8 @@ from atpar.ledger.context import (
 )
 from atpar.ledger.controls import compute_tier, use_limits
 from atpar.ledger.errors import Refused
-from atpar.ledger.limits import MAX_SUM
 from atpar.ledger.operations import Assign, Hold, Transfer
 from atpar.ledger.records import (
-    ASSETS,
     BALANCES,
     NO_BALANCE,
     Account,
@@ -60,143 +56,17 @@ def _add(ctx: Context, key: bytes, change: int) -> None:
     balance = ctx.read_balance(key) or NO_BALANCE
     posted = balance.posted + change
     assert posted >= 0, (key, balance.posted, change)
-    after = _change(balance, posted)
+    after = change_posted(balance, posted)
     if posted:
         ctx.overlay.put(BALANCES, key, after)
     else:
         put_balance(ctx, key, after)
 
 
-def _change(balance: Balance, posted: int) -> Balance:
-    """Return a balance with another posted amount; `structs.replace` takes four times as long."""
-    return Balance(
-        posted,
-        balance.held,
-        balance.frozen,
-        balance.blocked,
-        balance.holds,
-        balance.redemptions,
-    )
-
-
 def apply_transfer(ctx: Context, op: Transfer) -> None:
     """Pay."""
     check_payment(ctx, op, load_parties(ctx, op), _PAUSE_TRANSFER)
     post(ctx, op.asset, debtor=op.debtor, creditor=op.creditor, amount=op.amount)
-
-
-def apply_own_payments(ctx: Context, ops: Sequence[Transfer]) -> None:
-    """Pay from one account to others: does what `apply_transfer` does for each, in order.
-
-    Most payments meet no freeze, no tier, no limit. Those are made by `_pay_plainly`, as many in a
-    row as there are; any other is left to `apply_transfer`, which alone refuses.
-
-    Raises:
-        Refused: what the payment at `ctx.op_index` broke.
-    """
-    at = 0
-    while at < len(ops):
-        ctx.op_index = at
-        reached = _pay_plainly(ctx, ops, at)
-        if reached == at:
-            apply_transfer(ctx, ops[at])
-            reached += 1
-        at = reached
-
-
-def _pay_plainly(ctx: Context, ops: Sequence[Transfer], first: int) -> int:
-    """Make payments of one account in one asset, from the first on; return where it had to stop.
-
-    It stops at the first that a rule might refuse or that would leave the debtor with nothing.
-
-    The debtor's balance is carried from one payment to the next and written once, after credits
-    were read. That gains nobody anything as long as no credit is the debtor's own: a payment to
-    oneself is not made here, so nothing but this loop changes that balance while it is carried.
-    """
-    code, debtor = ops[first].asset, ops[first].debtor
-    ceiling = ctx.ceilings.get(code)
-    if ceiling is None:
-        ceiling = ctx.ceilings[code] = _find_ceiling(ctx, code)
-        ctx.receivers[code], ctx.payers[code] = {}, {}
-    if not ceiling:
-        return first
-    receivers = ctx.receivers[code]
-    key = receivers.get(debtor) or ctx.payers[code].get(debtor) or _find_payer(ctx, code, debtor)
-    if key is None:
-        return first
-    balance = ctx.read_balance(key) or NO_BALANCE
-    if balance.blocked or balance.frozen:
-        return first
-    free, at = balance.posted - balance.held, first
-    read, put, note = ctx.read_balance, ctx.overlay.put, ctx.postings.append
-    for op in islice(ops, first, None):
-        creditor, amount = op.creditor, op.amount
-        if not 0 < amount < ceiling or amount >= free or op.asset != code or creditor == debtor:
-            break
-        credited = receivers.get(creditor) or _find_receiver(ctx, code, creditor)
-        if credited is None:
-            break
-        before = read(credited) or NO_BALANCE
-        if before.blocked:
-            break
-        free -= amount
-        put(BALANCES, credited, _change(before, before.posted + amount))
-        note(Posting(ctx.tx_index, at, code, debtor, creditor, amount))
-        at += 1
-    if at > first:
-        put(BALANCES, key, _change(balance, free + balance.held))
-    return at
-
-
-def _find_ceiling(ctx: Context, code: str) -> int:
-    """Return below which amount nothing but account and balance can keep anybody from paying.
-
-    0 if nothing is so simple in this asset: there is a pause, a limit, a tier; or no such asset.
-    """
-    asset = ctx.assets.get(code) or ctx.overlay.get(ASSETS, code.encode())
-    if asset is None:
-        return 0
-    ctx.assets[code] = asset
-    terms = asset.terms
-    if asset.paused & _PAUSE_TRANSFER or asset.limits or terms.min_kyc_tier:
-        return 0
-    return MAX_SUM if terms.travel_rule_from is None else terms.travel_rule_from
-
-
-def _find_payer(ctx: Context, code: str, account_id: str) -> bytes | None:
-    """Return the balance's key of an account that may pay whatever its balance allows.
-
-    None where a rule for accounts might refuse. Remembered, see `Context.payers`; who may receive
-    may pay too, since less is asked of a payer.
-    """
-    account = ctx.read_account(account_id.encode())
-    if (
-        account is None
-        or account.blocked
-        or account.status is _CLOSED
-        or is_suspended(ctx, account_id)
-    ):
-        return None
-    key = ctx.payers[code][account_id] = f"{code}|{account_id}".encode()
-    return key
-
-
-def _find_receiver(ctx: Context, code: str, account_id: str) -> bytes | None:
-    """Return the balance's key of an account that may receive whatever its balance allows.
-
-    None where a rule for accounts might refuse. Remembered, see `Context.receivers`.
-    """
-    account = ctx.read_account(account_id.encode())
-    if (
-        account is None
-        or account.blocked
-        or account.status is not _OPEN
-        or account.reference_required
-        or is_suspended(ctx, account_id)
-    ):
-        return None
-    key = ctx.receivers[code][account_id] = f"{code}|{account_id}".encode()
-    return key
 
 
 Parties = tuple[Asset, Account, Account]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from atpar.ledger import controls, holds, records, spans
-from atpar.ledger.authority import find_tx_record
 from atpar.ledger.evidence import Evidence
+from atpar.ledger.ids import find_tx_record
 from atpar.ledger.limits import MAX_BASIS_POINTS
 from atpar.ledger.records import (
     Account,

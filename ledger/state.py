@@ -10,7 +10,7 @@ speculative block drops its tree nodes with it.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -18,7 +18,6 @@ from atpar.ledger.cache import ENTRY_BYTES, MISSING, ByteCache
 from atpar.ledger.codec import Codec, encode
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 _MISSING: Final = object()
 
@@ -82,13 +81,6 @@ class View(Protocol):
         """Return the encoded tree node under a key, or None."""
 
 
-class Reader(Protocol[T_co]):
-    """Reads one section, see `Overlay.make_reader`."""
-
-    def __call__(self, key: bytes, /) -> T_co | None:
-        """Return the record under a key, or None."""
-
-
 class Base:
     """The state of the last final block: a backing, decoded on demand and cached.
 
@@ -116,6 +108,10 @@ class Base:
                 cached: T | None = found
                 return cached
         return self._load(section, key)
+
+    def get_cached(self, section: Section[Any]) -> Mapping[bytes, Any]:
+        """Return records of a section that are at hand, until the next `absorb`."""
+        return self.records.young.get(section.id, {})
 
     def _load(self, section: Section[T], key: bytes) -> T | None:
         if not section.cached and self._rules_out(section.id, key):
@@ -196,31 +192,10 @@ class Overlay:
                 return record
         return self.parent.get(section, key)
 
-    def make_reader(self, section: Section[T]) -> Reader[T]:
-        """Return a function that does what `get` does for one section, for the hot path of a block.
-
-        It looks at once into the tables that hold the section, where `get` asks view after view.
-        So it counts on what lies below to stay as it is: it serves one block, and no longer.
-        """
+    def make_reader(self, section: Section[T]) -> "Reader[T]":
+        """Return what reads one section of this overlay faster than `get`, for one block."""
         own = self.tables.get(section.id)
-        if own is None:
-            own = self._add_table(section)
-        view, tables = self.parent, [own]
-        while isinstance(view, Overlay):
-            table = view.tables.get(section.id)
-            if table:
-                tables.append(table)
-            view = view.parent
-        get_below = view.get
-
-        def read(key: bytes) -> T | None:
-            for table in tables:
-                if key in table:
-                    record: T | None = table[key]
-                    return record
-            return get_below(section, key)
-
-        return read
+        return Reader(self.parent, section, self._add_table(section) if own is None else own)
 
     def put(self, section: Section[T], key: bytes, record: T) -> None:
         """Write a record."""
@@ -231,6 +206,18 @@ class Overlay:
         else:
             self._undo.append((table, key, table.get(key, _MISSING)))
             table[key] = record
+
+    def put_all(self, section: Section[T], records: Mapping[bytes, T]) -> None:
+        """Write many records that nothing will take back: like `checkpoint`, it keeps them."""
+        if section.id not in self.tables:
+            self._add_table(section)
+        table = self._unordered.get(section.id)
+        if table is None:
+            for key, record in records.items():
+                self._write(section, key, record)
+        else:
+            table.update(records)
+        self._undo.clear()
 
     def delete(self, section: Section[Any], key: bytes) -> None:
         """Remove a record."""
@@ -303,6 +290,57 @@ class Overlay:
                 yield section_id, key, None if record is None else encode(record)
         for key, node in self.nodes.items():
             yield TREE_NODES, key, node
+
+
+class Reader(Generic[T]):
+    """Reads one section for the hot path of a block, where `get` would ask view after view.
+
+    It takes at once what holds the section, so it counts on the view to stay as it is: it serves
+    one block, or one moment on a final state, and no longer.
+    """
+
+    __slots__ = ("_cached", "_tables", "read")
+
+    def __init__(
+        self, view: View, section: Section[T], own: Mapping[bytes, T | None] | None = None
+    ) -> None:
+        """Read a view through `own`, the writes above it, which may still change."""
+        tables: list[Mapping[bytes, T | None]] = [] if own is None else [own]
+        while isinstance(view, Overlay):
+            table = view.tables.get(section.id)
+            if table:
+                tables.append(table)
+            view = view.parent
+        cached: Mapping[bytes, Any] = view.get_cached(section) if isinstance(view, Base) else {}
+        self._tables, self._cached = tables, cached
+        get_below = view.get
+
+        def read(key: bytes) -> T | None:
+            for table in tables:
+                if key in table:
+                    return table[key]
+            record: Any = cached.get(key, MISSING)
+            if record is MISSING:
+                return get_below(section, key)
+            found: T | None = record
+            return found
+
+        self.read: Callable[[bytes], T | None] = read
+        """Returns the record under a key, or None."""
+
+    def read_all(self, keys: Sequence[bytes]) -> list[T | None]:
+        """Return the records under many keys.
+
+        Looked up in one go, so that the processor waits for memory once and not for each.
+        """
+        records: list[T | None] = list(map(self._cached.get, keys))
+        for place in [place for place, record in enumerate(records) if record is None]:
+            records[place] = self.read(keys[place])
+        for table in reversed(self._tables):
+            if table:
+                for place in [place for place, key in enumerate(keys) if key in table]:
+                    records[place] = table[keys[place]]
+        return records
 
 
 def _list_own(

@@ -13,14 +13,14 @@ from typing import Final, NamedTuple
 import msgspec
 import trio
 
-from atpar.ledger.authority import check_entry, get_params
+from atpar.ledger.authority import get_params
 from atpar.ledger.codes import Code
+from atpar.ledger.entry import Entrance, make_entrance
 from atpar.ledger.errors import NonCanonical, Refused
 from atpar.ledger.hashing import HashTag, hash_all
 from atpar.ledger.keys import SignedTriple
 from atpar.ledger.limits import MAX_TRANSACTION_BYTES
 from atpar.ledger.reads import get_tx_record
-from atpar.ledger.records import Params
 from atpar.ledger.state import View
 from atpar.ledger.transactions import Transaction, decode_many
 from atpar.node.errors import VerifierBusy, VerifierStopped
@@ -60,8 +60,7 @@ class _Moment(NamedTuple):
     """What envelopes are judged by until the node does something else."""
 
     view: View
-    params: Params
-    now_ms: int
+    entrance: Entrance
     is_backlogged: bool
     """Whether clients have to wait. Nothing enters the mempool before the moment is over."""
 
@@ -147,8 +146,10 @@ class Admission:
 
     def _take_moment(self) -> _Moment:
         view = self._get_final().view
-        is_backlogged = self._mempool.is_backlogged
-        return _Moment(view, get_params(view), self._get_wall_ms(), is_backlogged)
+        entrance = make_entrance(
+            view, chain_id=self._chain_id, now_ms=self._get_wall_ms(), params=get_params(view)
+        )
+        return _Moment(view, entrance, self._mempool.is_backlogged)
 
     def _judge_all(
         self, raws: Sequence[bytes], priority: Priority, moment: _Moment
@@ -187,14 +188,13 @@ class Admission:
         holder = self._mempool.find(tx.id_key)
         if holder is not None and holder.body_hash == tx.body_hash:
             return Outcome(Result.KNOWN, tx, first=holder.hash)
-        view, params, now_ms, is_backlogged = moment
         try:
-            check_entry(view, tx, chain_id=self._chain_id, now_ms=now_ms, params=params)
+            moment.entrance.check(tx)
         except Refused as refusal:
-            return self._describe_refusal(view, tx, refusal)
+            return self._describe_refusal(moment.view, tx, refusal)
         if holder is not None:
             return _refuse_second(tx, holder)
-        has_to_wait = is_backlogged and priority is Priority.CLIENTS
+        has_to_wait = moment.is_backlogged and priority is Priority.CLIENTS
         if has_to_wait or not self._mempool.has_room(body.sender, len(tx.raw)):
             return Outcome(Result.NO_ROOM, tx, Code.MEMPOOL_FULL, _FULL_MESSAGE)
         return tx

@@ -38,12 +38,13 @@ from atpar.consensus.records import (
 )
 from atpar.consensus.replica import Replica
 from atpar.consensus.types import BlockInfo, EpochStart, Ports, ReplicaConfig, Timing
-from atpar.ledger.authority import check_admission, find_tx_record
 from atpar.ledger.certificates import Finalization
 from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
+from atpar.ledger.entry import check_admission
 from atpar.ledger.errors import BlockInvalid, NonCanonical, Refused
 from atpar.ledger.execute import Executed
+from atpar.ledger.ids import find_tx_record
 from atpar.ledger.keys import verify
 from atpar.ledger.records import TxRecord
 from atpar.ledger.state import Backing

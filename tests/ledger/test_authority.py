@@ -3,8 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from atpar.ledger.authority import check_admission, derive_governance, get_params, list_principals
+from atpar.ledger.authority import derive_governance, get_params, list_principals
+from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
+from atpar.ledger.entry import check_admission
 from atpar.ledger.errors import NonCanonical, Refused
 from atpar.ledger.limits import (
     HOUR_MS,
@@ -15,7 +17,7 @@ from atpar.ledger.limits import (
 )
 from atpar.ledger.operations import Burn, Freeze, Mint, OpenAccount, Redeem, Release, Unfreeze, Void
 from atpar.ledger.records import Validator, ValidatorSet
-from atpar.ledger.transactions import Transaction, decode_transaction, encode_envelope
+from atpar.ledger.transactions import Envelope, Transaction, decode_transaction, encode_envelope
 from atpar.ledger.types import Direction
 from tests.ledger.world import HKD, World, policy_of, possess_all, public, transfer
 
@@ -97,7 +99,7 @@ def test_signatures_are_bounded(world: World) -> None:
 def test_signatures_are_sorted_and_one_for_each_key(world: World) -> None:
     tx = make(world, keys=["ALFA-pay", "BRVO-pay"])
     for wrong in (tx.signatures[::-1], (tx.signatures[0], tx.signatures[0])):
-        bad = replace(tx, signatures=wrong)
+        bad = decode_transaction(encode(Envelope(tx.body_bytes, wrong)))
         with pytest.raises(Refused) as caught:
             check_admission(world.view, bad, chain_id=world.chain_id, now_ms=world.now_ms + 1)
         assert caught.value.code is Code.SIGNATURES_UNSORTED

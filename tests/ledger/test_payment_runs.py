@@ -4,7 +4,6 @@ A transaction of many operations does what the same operations do one by one, up
 fails, and that one fails in the same way.
 """
 
-import contextlib
 from typing import Any
 
 import pytest
@@ -30,9 +29,10 @@ from atpar.ledger.operations import (
     SetControls,
     SetParticipant,
     SetPause,
+    Transfer,
     UpdateAccount,
 )
-from atpar.ledger.payments import apply_own_payments
+from atpar.ledger.plain import PlainPayments
 from atpar.ledger.state import Overlay
 from atpar.ledger.types import Direction, ParticipantStatus, admin_of, participant_of
 from tests.ledger.world import CNH, HKD, ROLES, World, make_document, make_terms, transfer
@@ -285,6 +285,55 @@ def test_own_payments_do_what_they_do_in_any_transaction(
     assert not check_invariants(world.view)
 
 
+BLOCKS = st.lists(
+    st.one_of(
+        st.lists(
+            st.tuples(
+                st.sampled_from((*ACCOUNTS, "DLTA/nobody")),
+                st.sampled_from((1, 1, 1, 199, 300, 800, 1_000)),
+                st.sampled_from((HKD, HKD, HKD, HKD, CNH, "USD.JDCL")),
+            ),
+            min_size=1,
+            max_size=3,
+        ),
+        CIRCUMSTANCES,
+        st.just(SetPause(HKD, PauseChange.RESUME, (PauseScope.TRANSFER,))),
+    ),
+    min_size=2,
+    max_size=9,
+)
+
+
+@settings(max_examples=150)
+@given(BLOCKS, st.lists(st.sampled_from(ACCOUNTS), min_size=9, max_size=9), st.booleans())
+def test_plain_payments_among_other_transactions_do_what_they_do_in_full(
+    block: list[Any], senders: list[str], are_of_two_blocks: bool
+) -> None:
+    """Also on a parent that is not final yet, whose writes stand in an overlay."""
+    world = make_funded()
+    txs = []
+    for sender, content in zip(senders, block, strict=False):
+        if isinstance(content, list):
+            ops = [transfer(sender, *rest) for rest in content if rest[0] != sender]
+            if ops:
+                txs.append(world.make(*ops, sender=sender))
+        else:
+            signers = list_signers(world, [content])
+            txs.append(world.make(content, sender=signers[0], by=signers))
+    half = len(txs) // 2 if are_of_two_blocks else 0
+    for some in (txs[:half], txs[half:]):
+        in_full = [replace(tx, are_own_payments=False) for tx in some]
+        template = world.make_template()
+        built, refused = build_block(world.view, template, some, chain_id=world.chain_id)
+        again, left_out = build_block(world.view, template, in_full, chain_id=world.chain_id)
+        assert [reason.code for _, reason in refused] == [reason.code for _, reason in left_out]
+        assert again.receipts == built.receipts
+        assert again.postings == built.postings
+        assert again.header == built.header
+        world.adopt(built)
+    assert not check_invariants(world.view)
+
+
 def test_every_payment_is_judged_by_what_those_before_it_left(world: World) -> None:
     many = [replace(PAYMENT, amount=100)] * 11
     assert world.run(*many[:10]) is Code.OK
@@ -296,32 +345,46 @@ def test_every_payment_is_judged_by_what_those_before_it_left(world: World) -> N
     assert world.balance("ALFA/main").posted == 1_000
 
 
-def test_a_payment_to_oneself_among_own_payments_makes_no_money(world: World) -> None:
-    """None ever enters a block; were one let in, the debtor's balance is carried meanwhile."""
+def make_plain(world: World) -> tuple[PlainPayments, Context]:
     overlay = Overlay(world.view)
     ctx = Context(overlay, chain_id=world.chain_id, height=9, now_ms=world.now_ms)
-    own = replace(PAYMENT, creditor="ALFA/main", amount=600)
-    apply_own_payments(ctx, [replace(PAYMENT, amount=100), own, own, PAYMENT])
-    held = [world.view.get(records.BALANCES, records.balance_key(HKD, "BRVO/main"))]
-    assert held == [None]
+    return PlainPayments(ctx), ctx
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        replace(PAYMENT, creditor="ALFA/main", amount=600),
+        replace(PAYMENT, amount=0),
+        replace(PAYMENT, amount=-1),
+        replace(PAYMENT, amount=-1_000),
+    ],
+)
+def test_what_never_enters_a_block_is_not_made_as_a_plain_payment_either(
+    world: World, odd: Transfer
+) -> None:
+    """A credit of the debtor's own would be lost, an amount below 1 would take from a creditor."""
+    plain, ctx = make_plain(world)
+    assert not plain.pay("ALFA/main", [replace(PAYMENT, amount=100), odd, PAYMENT])
+    assert not ctx.postings
+    assert plain.pay("ALFA/main", [PAYMENT, PAYMENT])
+    plain.settle()
     after = [
-        overlay.get(records.BALANCES, records.balance_key(HKD, account))
+        ctx.overlay.get(records.BALANCES, records.balance_key(HKD, account))
         for account in ("ALFA/main", "BRVO/main")
     ]
-    assert [balance and balance.posted for balance in after] == [899, 101]
+    assert [balance and balance.posted for balance in after] == [998, 2]
 
 
-@pytest.mark.parametrize("amount", [0, -1, -1_000])
-def test_an_amount_that_would_take_from_the_creditor_is_not_made_in_one_go(
-    world: World, amount: int
-) -> None:
-    """Such a transaction never enters a block either; `post` would not let anybody sink below 0."""
-    overlay = Overlay(world.view)
-    ctx = Context(overlay, chain_id=world.chain_id, height=9, now_ms=world.now_ms)
-    with contextlib.suppress(AssertionError):
-        apply_own_payments(ctx, [PAYMENT, replace(PAYMENT, amount=amount)])
-    for _, balance in overlay.scan(records.BALANCES, b""):
-        assert balance.posted >= 0
+def test_accounts_that_were_looked_at_and_got_nothing_leave_no_record(world: World) -> None:
+    plain, ctx = make_plain(world)
+    dear = replace(PAYMENT, creditor="CHRL/main", amount=5_000)
+    tx = world.make(PAYMENT, dear, sender="ALFA/main")
+    plain.foresee([tx])
+    assert not plain.pay("ALFA/main", [PAYMENT, dear])
+    plain.settle()
+    keys = [key for key, _ in ctx.overlay.scan(records.BALANCES, b"")]
+    assert keys == [records.balance_key(HKD, "ALFA/main")]
 
 
 @pytest.mark.parametrize(

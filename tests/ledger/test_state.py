@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atpar.ledger.records import ID_BUCKETS, TX_IDS, IdBucket, TxRecord
-from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay
+from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay, Reader
 
 KEYS = [b"a", b"aa", b"ab", b"b", b"ba"]
 
@@ -120,7 +120,7 @@ def test_a_reader_reads_what_the_overlay_has(
     for layer in layers:
         write_all(top, layer)
         top = Overlay(top)
-    read = top.make_reader(ID_BUCKETS)
+    reader = top.make_reader(ID_BUCKETS)
     for step, key, number in writes:
         write_all(top, [(key, number)])
         if step == 1:
@@ -129,7 +129,10 @@ def test_a_reader_reads_what_the_overlay_has(
             top.rollback()
         if is_scanned:
             list(top.scan(ID_BUCKETS, b""))
-        assert [read(each) for each in KEYS] == [top.get(ID_BUCKETS, each) for each in KEYS]
+        expected = [top.get(ID_BUCKETS, each) for each in KEYS]
+        assert [reader.read(each) for each in KEYS] == expected
+        assert reader.read_all(KEYS) == expected
+        assert Reader(Overlay(top), ID_BUCKETS).read_all(KEYS[::-1]) == expected[::-1]
 
 
 def test_the_cache_forgets_but_never_lies() -> None:

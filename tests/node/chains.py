@@ -136,8 +136,8 @@ class Chain:
                 )
         self._write_balances(overlay)
         ids = IdLog(overlay, height=height)
-        for index, tx in enumerate(transactions):
-            ids.record(tx, index)
+        for tx in transactions:
+            ids.record(tx)
         ids.close()
         root = self._keep(overlay)
         self.header = replace(

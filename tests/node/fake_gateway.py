@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import trio
 
-from atpar.ledger.authority import check_admission
 from atpar.ledger.certificates import (
     Finalization,
     Proposition,
@@ -18,6 +17,7 @@ from atpar.ledger.certificates import (
 )
 from atpar.ledger.codec import encode
 from atpar.ledger.codes import Code
+from atpar.ledger.entry import check_admission
 from atpar.ledger.errors import NonCanonical, Refused
 from atpar.ledger.execute import Executed, Template, build_block
 from atpar.ledger.hashing import SignKind

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atpar.ledger.authority import find_tx_record
+from atpar.ledger.ids import find_tx_record
 from atpar.ledger.records import ID_BUCKETS, TX_IDS, TX_LISTS
 from atpar.ledger.state import Base, Overlay
 from atpar.ledger.transactions import id_key

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from atpar.consensus.events import CommitSynced, PeerConnected, PeerDisconnected, Ticked
 from atpar.consensus.messages import Lane, encode_message
 from atpar.consensus.types import Timing
-from atpar.ledger.authority import check_admission
 from atpar.ledger.certificates import Proposition
+from atpar.ledger.entry import check_admission
 from atpar.ledger.errors import Refused
 from atpar.ledger.genesis import Genesis
 from atpar.ledger.limits import MAX_BLOCK_OPS
