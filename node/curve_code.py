@@ -17,6 +17,10 @@ adds to eight points at a time, one signature in each lane; elsewhere to one. Th
 but for the product (`_LaneWriter`) and for how entries come from the tables. That instruction
 looks at 52 bits only, so there factors are narrow, and `tidy` makes sums so.
 
+**Waiting.** Tables of many keys are in no near cache, and an addition is too long for the processor
+to look past its end. But all digits are known before the first addition, so entries are asked for a
+few additions early.
+
 **Points** are (X, Y, Z, T) with x = X/Z, y = Y/Z, T = XY/Z on -x^2 + y^2 = 1 + d x^2 y^2. The law
 of addition used is complete: no pair of points is an exception, whatever their order.
 
@@ -78,8 +82,17 @@ _NUMBER = ir.IntType(256)
 _WORDS = WORD.as_pointer()
 _LANES: Final = 8
 _LANE_WORDS = ir.VectorType(WORD, _LANES)
-_NEGATIVE: Final = 1 << 63
-"""Set in a digit that stands for a subtraction."""
+_NEGATIVE: Final = 1
+"""Added to the address of a multiple that is to be subtracted: an entry's own is even."""
+_ENTRY_BYTES: Final = 8 * ENTRY_WORDS
+_LINE_BYTES: Final = 64
+_AHEAD: Final = 3
+"""How many additions before its own an entry is asked for: what comes from the far cache arrives in
+time, and more would only wait near."""
+_FLAG = ir.IntType(32)
+_PREFETCH = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), _FLAG, _FLAG, _FLAG])
+_TO_READ = [ir.Constant(_FLAG, number) for number in (0, 3, 1)]
+"""Data to be read, into the nearest cache."""
 _LIMBS = ir.LiteralStructType([WORD] * 5)
 
 Element = list[Value]
@@ -299,14 +312,22 @@ class _HotWriter(_Writer):
         """Return it as it is: sums of 128 bits have the room."""
         return element
 
-    def load_entry(self, tables: Value, offsets: Value) -> Multiple:
-        """Return the multiple that stands so many words from the start of the table."""
-        entry = self.at(self.b.inttoptr(tables, _WORDS), offsets)
-        return self.load(entry, 0), self.load(entry, 1), self.load(entry, 2)
+    def load_entry(self, place: Value) -> tuple[Multiple, Value]:
+        """Return the multiple whose address stands there, and whether it is to be subtracted."""
+        b = self.b
+        address = b.load(place)
+        entry = b.inttoptr(b.and_(address, word(~_NEGATIVE)), _WORDS)
+        is_negative = b.trunc(address, ir.IntType(1))
+        return (self.load(entry, 0), self.load(entry, 1), self.load(entry, 2)), is_negative
 
-    def load_lanes(self, pointer: Value) -> Value:
-        """Return one word for each lane."""
-        return self.b.load(pointer)
+    def fetch(self, place: Value) -> None:
+        """Have the multiples whose addresses stand there brought near; this waits for nothing."""
+        b, near = self.b, BYTE.as_pointer()
+        prefetch = b.module.declare_intrinsic("llvm.prefetch", [near], fnty=_PREFETCH)
+        for lane in range(self.lanes):
+            address = b.load(self.at(place, lane))
+            for line in range(0, _ENTRY_BYTES, _LINE_BYTES):
+                b.call(prefetch, [b.inttoptr(b.add(address, word(line)), near), *_TO_READ])
 
     def store_lanes(self, value: Value, pointer: Value) -> None:
         """Write one word for each lane."""
@@ -370,22 +391,20 @@ class _LaneWriter(_HotWriter):
         carries = [self._times_19(over[4]), *over[:4]]
         return [b.add(a, c) for a, c in zip(kept, carries, strict=True)]
 
-    def load_entry(self, tables: Value, offsets: Value) -> Multiple:
-        """Return one multiple for each lane, each from its own table."""
+    def load_entry(self, place: Value) -> tuple[Multiple, Value]:
+        """Return one multiple for each lane, and which are to be subtracted."""
+        b = self.b
         halves: list[list[Value]] = [[], []]
-        addresses = self.b.add(tables, self.b.shl(offsets, self.fill(3)))
         for lane in range(_LANES):
-            address = self.b.extract_element(addresses, ir.Constant(ir.IntType(32), lane))
-            entry = self.b.inttoptr(address, _LANE_WORDS.as_pointer())
+            address = b.and_(b.load(self.at(place, lane)), word(~_NEGATIVE))
+            entry = b.inttoptr(address, _LANE_WORDS.as_pointer())
             for half, rows in enumerate(halves):
-                place = self.b.gep(entry, [word(half)])
-                rows.append(self.b.load(place, align=_LANES * 8))
-        limbs = [limb for rows in halves for limb in transpose(self.b, rows)]
-        return limbs[:5], limbs[5:10], limbs[10:15]
-
-    def load_lanes(self, pointer: Value) -> Value:
-        """Return one word for each lane."""
-        return self.b.load(self.b.bitcast(pointer, _LANE_WORDS.as_pointer()), align=8)
+                rows.append(b.load(b.gep(entry, [word(half)]), align=_LANES * 8))
+        limbs = [limb for rows in halves for limb in transpose(b, rows)]
+        addresses = b.load(b.bitcast(place, _LANE_WORDS.as_pointer()), align=8)
+        signs = b.and_(addresses, self.fill(_NEGATIVE))
+        is_negative = b.icmp_unsigned("!=", signs, self.fill(0))
+        return (limbs[:5], limbs[5:10], limbs[10:15]), is_negative
 
     def store_lanes(self, value: Value, pointer: Value) -> None:
         """Write one word for each lane."""
@@ -436,58 +455,63 @@ def _write_invert(module: Value, multiply: Value) -> Value:
     return function
 
 
-def _write_recode(module: Value, lanes: int) -> Value:
-    """recode(number, digits): a factor's digits, lowest first, one every `lanes` words.
+def write_recode(module: Value, lanes: int) -> Value:
+    """recode(number, table, entries): where a factor's multiples stand, one every `lanes` words.
 
-    A digit is where its multiple stands in the table's row, in words, and _NEGATIVE if the multiple
-    is to be subtracted.
+    The lowest digit's comes first. An address has _NEGATIVE added if the multiple is to be
+    subtracted.
     """
-    function = declare(module, "recode", [_WORDS, _WORDS], result=ir.VoidType(), is_internal=True)
-    number, digits = function.args
+    function = declare(
+        module, "recode", [_WORDS, WORD, _WORDS], result=ir.VoidType(), is_internal=False
+    )
+    number, table, entries = function.args
     w = _Writer(function)
     b = w.b
 
     def take_digit(window: Value, carried: list[Value]) -> list[Value]:
         """Take the lowest bits, as a number from -HALF to HALF and a carry."""
-        rest, carry = carried
+        rest, carry, row = carried
         bits = b.add(b.and_(b.trunc(rest, WORD), word(2**WINDOW_BITS - 1)), carry)
         is_negative = b.icmp_unsigned(">", bits, word(HALF))
         size = b.select(is_negative, b.sub(word(2**WINDOW_BITS), bits), bits)
-        place = b.add(b.mul(window, word(ROW_WORDS)), b.mul(size, word(ENTRY_WORDS)))
+        entry = b.add(row, b.mul(size, word(_ENTRY_BYTES)))
         sign = b.select(is_negative, word(_NEGATIVE), word(0))
-        b.store(b.or_(place, sign), w.at(digits, b.mul(window, word(lanes))))
-        return [b.lshr(rest, ir.Constant(_NUMBER, WINDOW_BITS)), b.zext(is_negative, WORD)]
+        b.store(b.or_(entry, sign), w.at(entries, b.mul(window, word(lanes))))
+        rest = b.lshr(rest, ir.Constant(_NUMBER, WINDOW_BITS))
+        return [rest, b.zext(is_negative, WORD), b.add(row, word(8 * ROW_WORDS))]
 
-    w.repeat(WINDOWS, [w.load_number(number), word(0)], take_digit)
+    w.repeat(WINDOWS, [w.load_number(number), word(0), table], take_digit)
     b.ret_void()
     return function
 
 
 def _write_sum_up(module: Value, lanes: int) -> Value:
-    """sum_up(points, tables, base tables, digits): s B - k A in each lane. The hot loop.
+    """sum_up(points, entries): s B - k A in each lane. The hot loop.
 
     X, Y and Z of the points are written, one lane beside the other.
     """
-    function = declare(module, "sum_up", [_WORDS] * 4, result=ir.VoidType(), is_internal=True)
-    points, tables, base_tables, digits = function.args
+    function = declare(module, "sum_up", [_WORDS] * 2, result=ir.VoidType(), is_internal=True)
+    points, entries = function.args
     w = _HotWriter(function) if lanes == 1 else _LaneWriter(function)
+    b = w.b
 
-    key_tables, base = w.load_lanes(tables), w.load_lanes(base_tables)
+    def get_place(turn: Value) -> Value:
+        return w.at(entries, b.mul(turn, word(lanes)))
 
-    def add_digit(turn: Value, carried: list[Value]) -> list[Value]:
-        digit = w.load_lanes(w.at(digits, w.b.mul(turn, word(lanes))))
-        is_negative = w.b.icmp_signed("<", digit, w.fill(0))
-        places = w.b.and_(digit, w.fill(_NEGATIVE - 1))
-        is_of_key = w.b.icmp_unsigned("<", turn, word(WINDOWS))
-        multiple = w.load_entry(w.b.select(is_of_key, key_tables, base), places)
+    def add_entry(turn: Value, carried: list[Value]) -> list[Value]:
+        ahead, last = b.add(turn, word(_AHEAD)), word(DIGITS - 1)
+        w.fetch(get_place(b.select(b.icmp_unsigned("<", ahead, last), ahead, last)))
+        multiple, is_negative = w.load_entry(get_place(turn))
         x, y, z, t = _group(carried)
         return _flatten(*w.add_multiple((x, y, z, t), multiple, is_negative))
 
+    for turn in range(_AHEAD):
+        w.fetch(get_place(word(turn)))
     zero, one = w.constant(0), w.constant(1)
-    sums = w.repeat(DIGITS, _flatten(zero, one, one, zero), add_digit)
+    sums = w.repeat(DIGITS, _flatten(zero, one, one, zero), add_entry)
     for place, limb in enumerate(sums[:15]):
         w.store_lanes(limb, w.at(points, place * lanes))
-    w.b.ret_void()
+    b.ret_void()
     return function
 
 
@@ -547,14 +571,14 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
 def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> None:
     """check(...), see `CurveCode.check`: digits, sums, one inversion, comparisons.
 
-    In scratch stand the digits of a group of lanes, then the points of all, groups one after the
+    In scratch stand the entries of a group of lanes, then the points of all, groups one after the
     other, and last the product of all Z before each.
     """
-    recode, sum_up = _write_recode(module, lanes), _write_sum_up(module, lanes)
+    recode, sum_up = write_recode(module, lanes), _write_sum_up(module, lanes)
     function = declare(
         module,
         "check",
-        [WORD, _WORDS, _WORDS, _WORDS, _WORDS, _WORDS, BYTE.as_pointer()],
+        [WORD, WORD, _WORDS, _WORDS, _WORDS, _WORDS, BYTE.as_pointer()],
         result=ir.VoidType(),
         is_internal=False,
     )
@@ -562,11 +586,8 @@ def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> N
     w = _Writer(function, multiply)
     b = w.b
     one, inverse = w.constant(1), b.alloca(WORD, 5)
-    base_tables = b.alloca(WORD, lanes)
-    for lane in range(lanes):
-        b.store(b.ptrtoint(base_table, WORD), w.at(base_tables, lane))
-    digits = scratch
-    points = w.at(digits, DIGITS * lanes)
+    entries = scratch
+    points = w.at(entries, DIGITS * lanes)
     products = w.at(points, b.mul(count, word(15)))
 
     def get_point(index: Value) -> Value:
@@ -576,15 +597,16 @@ def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> N
     def sum_group(group: Value, carried: list[Value]) -> list[Value]:
         first = b.mul(group, word(lanes))
 
-        def write_digits(lane: Value, carried: list[Value]) -> list[Value]:
-            factors = w.at(numbers, b.mul(b.add(first, lane), word(8)))
-            own = w.at(digits, lane)
-            b.call(recode, [factors, own])
-            b.call(recode, [w.at(factors, 4), w.at(own, WINDOWS * lanes)])
+        def write_entries(lane: Value, carried: list[Value]) -> list[Value]:
+            index = b.add(first, lane)
+            factors = w.at(numbers, b.mul(index, word(8)))
+            own = w.at(entries, lane)
+            b.call(recode, [factors, b.load(w.at(tables, index)), own])
+            b.call(recode, [w.at(factors, 4), base_table, w.at(own, WINDOWS * lanes)])
             return carried
 
-        w.repeat(lanes, [], write_digits)
-        b.call(sum_up, [get_point(first), w.at(tables, first), base_tables, digits])
+        w.repeat(lanes, [], write_entries)
+        b.call(sum_up, [get_point(first), entries])
         return carried
 
     w.repeat(b.udiv(count, word(lanes)), [], sum_group)

@@ -19,7 +19,16 @@ from atpar.ledger import keys as rule
 from atpar.ledger.keys import GROUP_ORDER
 from atpar.node import known_keys
 from atpar.node.challenge_code import make_padding, write_reduce
-from atpar.node.curve_code import compile_curve_code, count_lanes
+from atpar.node.curve_code import (
+    ENTRY_WORDS,
+    ROW_WORDS,
+    TABLE_WORDS,
+    WINDOW_BITS,
+    WINDOWS,
+    compile_curve_code,
+    count_lanes,
+    write_recode,
+)
 from atpar.node.known_keys import KnownKeys
 from atpar.node.limits import KEY_USES_FOR_TABLE
 from atpar.node.machine_code import compile_module
@@ -131,6 +140,35 @@ def test_s_is_below_the_order_or_not_confirmed(checker: TableChecker) -> None:
     last = GROUP_ORDER - 1
     rows = [(point, 5, last + more, expect(point, 5, last + more)) for more in (0, 1)]
     assert compute_sums(checker, rows) == [True, False]
+
+
+@pytest.mark.parametrize("lanes", [1, 8])
+def test_entries_of_any_number_stand_in_the_table(lanes: int) -> None:
+    """Also of an s that is far above the order: it comes from whoever sends a signature."""
+    module = ir.Module("recode")
+    write_recode(module, lanes)
+    engine = compile_module(str(module))
+    address = engine.get_function_address("recode")
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_void_p)
+    recode, rng, table = kind(address), random.Random(3), 128 << 40
+    entries = (ctypes.c_uint64 * (WINDOWS * lanes))()
+    for number in [
+        *EDGES,
+        GROUP_ORDER,
+        2**255,
+        2**256 - 1,
+        *(rng.getrandbits(256) for _ in "1234"),
+    ]:
+        recode(number.to_bytes(32, "little"), table, ctypes.addressof(entries))
+        total = 0
+        for window, entry in enumerate(entries[::lanes]):
+            offset, is_negative = entry - entry % 2 - table, entry % 2
+            assert 0 <= offset <= 8 * (TABLE_WORDS - ENTRY_WORDS)
+            row, multiple = divmod(offset, 8 * ROW_WORDS)
+            size = multiple // (8 * ENTRY_WORDS)
+            assert (row, multiple) == (window, 8 * ENTRY_WORDS * size)
+            total += (-size if is_negative else size) << WINDOW_BITS * window
+        assert total == number
 
 
 # ---- the numbers k, against hashlib and plain integers
