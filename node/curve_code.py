@@ -1,7 +1,7 @@
 """Machine code that computes s B - k A for keys A whose multiples stand in a table.
 
 A bank's payments are signed by the same few keys, and the sum that a signature check comes down to
-needs no doublings if the multiples of its two points are looked up: 74 additions instead of 250
+needs no doublings if the multiples of its two points are looked up: 63 additions instead of 250
 doublings and 60 additions. No package for Python offers that, so this module writes it down for
 LLVM, which makes code for the processor at hand; Python's own integers would take ten times the
 library's time. What the answer is good for, and why a wrong one could let nothing pass, stands in
@@ -24,9 +24,9 @@ few additions early.
 **Points** are (X, Y, Z, T) with x = X/Z, y = Y/Z, T = XY/Z on -x^2 + y^2 = 1 + d x^2 y^2. The law
 of addition used is complete: no pair of points is an exception, whatever their order.
 
-**A table** of a point has a row for each window of WINDOW_BITS bits of the factor, with the
-multiples 0 to 2^(WINDOW_BITS - 1) of the point times 2^(WINDOW_BITS x row), each as (y + x, y - x,
-2dxy). A digit is taken with its sign, so half of the multiples do.
+**A table** of a point has a row for each window of so many bits of the factor, with the multiples 0
+to 2^(bits - 1) of the point times 2^(bits x row), each as (y + x, y - x, 2dxy). A digit is taken
+with its sign, so half of the multiples do.
 
 Source: Hisil, Wong, Carter, Dawson, *Twisted Edwards Curves Revisited* (2008), section 3.1, for
 the addition; Montgomery's trick for one inversion a batch. Nothing here is secret: the time depends
@@ -55,22 +55,51 @@ from atpar.node.machine_code import (
     word,
 )
 
-WINDOW_BITS: Final = 7
-WINDOWS: Final = 37
-HALF: Final = 2 ** (WINDOW_BITS - 1)
 ENTRY_WORDS: Final = 16
 """Words of 64 bits for a multiple, of which 15 are used: two cache lines."""
-ROW_WORDS: Final = (HALF + 1) * ENTRY_WORDS
-TABLE_WORDS: Final = WINDOWS * ROW_WORDS
 POINT_WORDS: Final = 20
-BUILD_SCRATCH_WORDS: Final = (2 * HALF + 1) * POINT_WORDS
-DIGITS: Final = 2 * WINDOWS
-"""Of the two factors of a sum."""
-SCRATCH_WORDS: Final = POINT_WORDS + DIGITS
-"""For each point of a call: its coordinates and its digits."""
 ALIGNMENT: Final = 128
 
-assert WINDOW_BITS * WINDOWS > 253 + 1, "the last digit of a number below the order has no carry"
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a table is laid out."""
+
+    bits: int
+    """Of the factor, for each row."""
+
+    @property
+    def rows(self) -> int:
+        """So many that the last digit of a number below the order has no carry."""
+        return 254 // self.bits + 1
+
+    @property
+    def half(self) -> int:
+        """The last multiple of a row."""
+        return 1 << self.bits - 1
+
+    @property
+    def row_words(self) -> int:
+        """From one row to the next."""
+        return (self.half + 1) * ENTRY_WORDS
+
+    @property
+    def words(self) -> int:
+        """Of the whole table."""
+        return self.rows * self.row_words
+
+    @property
+    def scratch_words(self) -> int:
+        """What building it takes."""
+        return (2 * self.half + 1) * POINT_WORDS
+
+
+KEY_SHAPE: Final = Shape(7)
+"""300 KB: there are many."""
+BASE_SHAPE: Final = Shape(10)
+"""1.7 MB: there is one. It saves eleven additions, and entries are asked for early."""
+DIGITS: Final = KEY_SHAPE.rows + BASE_SHAPE.rows
+"""Of the two factors of a sum."""
 
 _LIMB_BITS: Final = 51
 _MASK: Final = 2**_LIMB_BITS - 1
@@ -108,12 +137,15 @@ class CurveCode:
     """The functions, ready to be called. Each call leaves the interpreter to other threads."""
 
     build: Callable[..., None]
-    """(x and y as ten limbs, table, scratch): fill the table of a point."""
+    """(x and y as ten limbs, rows, half, table, scratch): fill the table of a point.
+
+    Rows and half are its shape's, and scratch has `scratch_words`.
+    """
     check: Callable[..., None]
     """(count, table of B, tables of -A, k and s of each, R of each, scratch, verdicts).
 
     Verdict i is 1 if s is below the group's order and the encoding of s B - k A is R, else 0.
-    A multiple of `lanes`, at least one; scratch has SCRATCH_WORDS for each.
+    A multiple of `lanes`, at least one; scratch has `count_scratch_words(count)`.
     """
     challenge: Callable[..., None]
     """(count, texts padded to blocks, how many of each, numbers): write k.
@@ -123,6 +155,10 @@ class CurveCode:
     lanes: int
     engine: object
     """Keeps the code in memory."""
+
+    def count_scratch_words(self, count: int) -> int:
+        """Return how much `check` needs: coordinates of all points, digits of one group."""
+        return POINT_WORDS * count + DIGITS * self.lanes
 
 
 def count_lanes() -> int:
@@ -142,9 +178,10 @@ def compile_curve_code(lanes: int) -> CurveCode:
     """
     engine = compile_module(write_module(lanes))
     address, text = ctypes.c_void_p, ctypes.c_char_p
-    build = ctypes.CFUNCTYPE(None, text, address, address)
-    check = ctypes.CFUNCTYPE(None, ctypes.c_uint64, address, text, address, text, address, address)
-    challenge = ctypes.CFUNCTYPE(None, ctypes.c_uint64, text, address, address)
+    number = ctypes.c_uint64
+    build = ctypes.CFUNCTYPE(None, text, number, number, address, address)
+    check = ctypes.CFUNCTYPE(None, number, address, text, address, text, address, address)
+    challenge = ctypes.CFUNCTYPE(None, number, text, address, address)
     return CurveCode(
         build=build(engine.get_function_address("build")),
         check=check(engine.get_function_address("check")),
@@ -455,32 +492,32 @@ def _write_invert(module: Value, multiply: Value) -> Value:
     return function
 
 
-def write_recode(module: Value, lanes: int) -> Value:
-    """recode(number, table, entries): where a factor's multiples stand, one every `lanes` words.
+def write_recode(module: Value, name: str, shape: Shape, lanes: int) -> Value:
+    """name(number, table, entries): where a factor's multiples stand, one every `lanes` words.
 
     The lowest digit's comes first. An address has _NEGATIVE added if the multiple is to be
     subtracted.
     """
     function = declare(
-        module, "recode", [_WORDS, WORD, _WORDS], result=ir.VoidType(), is_internal=False
+        module, name, [_WORDS, WORD, _WORDS], result=ir.VoidType(), is_internal=False
     )
     number, table, entries = function.args
     w = _Writer(function)
     b = w.b
 
     def take_digit(window: Value, carried: list[Value]) -> list[Value]:
-        """Take the lowest bits, as a number from -HALF to HALF and a carry."""
+        """Take the lowest bits, as a number from -half to half and a carry."""
         rest, carry, row = carried
-        bits = b.add(b.and_(b.trunc(rest, WORD), word(2**WINDOW_BITS - 1)), carry)
-        is_negative = b.icmp_unsigned(">", bits, word(HALF))
-        size = b.select(is_negative, b.sub(word(2**WINDOW_BITS), bits), bits)
+        bits = b.add(b.and_(b.trunc(rest, WORD), word(2**shape.bits - 1)), carry)
+        is_negative = b.icmp_unsigned(">", bits, word(shape.half))
+        size = b.select(is_negative, b.sub(word(2**shape.bits), bits), bits)
         entry = b.add(row, b.mul(size, word(_ENTRY_BYTES)))
         sign = b.select(is_negative, word(_NEGATIVE), word(0))
         b.store(b.or_(entry, sign), w.at(entries, b.mul(window, word(lanes))))
-        rest = b.lshr(rest, ir.Constant(_NUMBER, WINDOW_BITS))
-        return [rest, b.zext(is_negative, WORD), b.add(row, word(8 * ROW_WORDS))]
+        rest = b.lshr(rest, ir.Constant(_NUMBER, shape.bits))
+        return [rest, b.zext(is_negative, WORD), b.add(row, word(8 * shape.row_words))]
 
-    w.repeat(WINDOWS, [w.load_number(number), word(0), table], take_digit)
+    w.repeat(shape.rows, [w.load_number(number), word(0), table], take_digit)
     b.ret_void()
     return function
 
@@ -516,10 +553,13 @@ def _write_sum_up(module: Value, lanes: int) -> Value:
 
 
 def _write_build(module: Value, multiply: Value, invert: Value) -> None:
-    """build(point, table, scratch): each row is a chain of additions, made affine together."""
-    function = declare(module, "build", [_WORDS] * 3, result=ir.VoidType(), is_internal=False)
-    point, table, scratch = function.args
+    """build(...), see `CurveCode.build`: each row is a chain of additions, made affine together."""
+    parameters = [_WORDS, WORD, WORD, _WORDS, _WORDS]
+    function = declare(module, "build", parameters, result=ir.VoidType(), is_internal=False)
+    point, rows, half, table, scratch = function.args
     w = _Writer(function, multiply)
+    full = w.b.add(half, half)
+    row_words = w.b.mul(w.b.add(half, word(1)), word(ENTRY_WORDS))
     zero, one = w.constant(0), w.constant(1)
     inverse = w.b.alloca(WORD, 5)
     never = ir.Constant(ir.IntType(1), 0)
@@ -528,10 +568,10 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
         return w.at(scratch, w.b.mul(multiple, word(POINT_WORDS)))
 
     def write_row(row: Value, carried: list[Value]) -> list[Value]:
-        """Write the multiples of an affine point; return it times 2^WINDOW_BITS."""
+        """Write the multiples of an affine point; return it doubled `bits` times."""
         x, y = _group(carried)
         first = w.make_multiple(x, y)
-        entries = w.at(table, w.b.mul(row, word(ROW_WORDS)))
+        entries = w.at(table, w.b.mul(row, row_words))
         w.store(entries, one, one, zero)
 
         def add_next(index: Value, carried: list[Value]) -> list[Value]:
@@ -540,18 +580,18 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
             total = w.add_multiple((x, y, z, t), first, never)
             return _flatten(*total, w.multiply(product, z))
 
-        chain = w.repeat(2 * HALF, _flatten(x, y, one, w.multiply(x, y), one), add_next)
+        chain = w.repeat(full, _flatten(x, y, one, w.multiply(x, y), one), add_next)
         w.store(inverse, _group(chain)[4])
         w.b.call(invert, [inverse, inverse])
 
         def make_affine(index: Value, carried: list[Value]) -> list[Value]:
-            place = get_place(w.b.sub(word(2 * HALF), index))
+            place = get_place(w.b.sub(full, index))
             x, y, z, product = (w.load(place, number) for number in range(4))
             own = w.multiply(carried, product)
             w.store(place, w.multiply(x, own), w.multiply(y, own))
             return w.multiply(carried, z)
 
-        w.repeat(2 * HALF, w.load(inverse, 0), make_affine)
+        w.repeat(full, w.load(inverse, 0), make_affine)
 
         def write_entry(index: Value, carried: list[Value]) -> list[Value]:
             multiple = w.b.add(index, word(1))
@@ -560,11 +600,11 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
             w.store(entry, *w.make_multiple(w.load(place, 0), w.load(place, 1)))
             return carried
 
-        w.repeat(HALF, [], write_entry)
-        last = w.at(scratch, 2 * HALF * POINT_WORDS)
+        w.repeat(half, [], write_entry)
+        last = get_place(full)
         return _flatten(w.load(last, 0), w.load(last, 1))
 
-    w.repeat(WINDOWS, _flatten(w.load(point, 0), w.load(point, 1)), write_row)
+    w.repeat(rows, _flatten(w.load(point, 0), w.load(point, 1)), write_row)
     w.b.ret_void()
 
 
@@ -574,7 +614,9 @@ def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> N
     In scratch stand the entries of a group of lanes, then the points of all, groups one after the
     other, and last the product of all Z before each.
     """
-    recode, sum_up = write_recode(module, lanes), _write_sum_up(module, lanes)
+    recode_key = write_recode(module, "recode_key", KEY_SHAPE, lanes)
+    recode_base = write_recode(module, "recode_base", BASE_SHAPE, lanes)
+    sum_up = _write_sum_up(module, lanes)
     function = declare(
         module,
         "check",
@@ -601,8 +643,8 @@ def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> N
             index = b.add(first, lane)
             factors = w.at(numbers, b.mul(index, word(8)))
             own = w.at(entries, lane)
-            b.call(recode, [factors, b.load(w.at(tables, index)), own])
-            b.call(recode, [w.at(factors, 4), base_table, w.at(own, WINDOWS * lanes)])
+            b.call(recode_key, [factors, b.load(w.at(tables, index)), own])
+            b.call(recode_base, [w.at(factors, 4), base_table, w.at(own, KEY_SHAPE.rows * lanes)])
             return carried
 
         w.repeat(lanes, [], write_entries)

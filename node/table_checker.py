@@ -16,10 +16,10 @@ from atpar.ledger.keys import FIELD_PRIME, Point, decode_point, verify_columns
 from atpar.node.challenge_code import BLOCK_BYTES, make_padding
 from atpar.node.curve_code import (
     ALIGNMENT,
-    BUILD_SCRATCH_WORDS,
-    SCRATCH_WORDS,
-    TABLE_WORDS,
+    BASE_SHAPE,
+    KEY_SHAPE,
     CurveCode,
+    Shape,
     compile_curve_code,
     count_lanes,
     pack_point,
@@ -50,8 +50,8 @@ class Table:
 
     __slots__ = ("_memory", "address")
 
-    def __init__(self) -> None:
-        self._memory = (ctypes.c_uint64 * (TABLE_WORDS + ALIGNMENT // _WORD_BYTES))()
+    def __init__(self, shape: Shape) -> None:
+        self._memory = (ctypes.c_uint64 * (shape.words + ALIGNMENT // _WORD_BYTES))()
         self.address = -(-ctypes.addressof(self._memory) // ALIGNMENT) * ALIGNMENT
 
 
@@ -62,17 +62,18 @@ class TableChecker:
         self._code = code
         base = decode_point(_BASE_POINT_BYTES)
         assert base is not None
-        self._base = self.build(base)
+        self._base = self._build(base, BASE_SHAPE)
 
     def build_negative(self, point: Point) -> Table:
         """Return the table of a key's negative, as `confirm` takes it."""
-        return self.build((-point[0] % FIELD_PRIME, point[1]))
+        return self._build((-point[0] % FIELD_PRIME, point[1]), KEY_SHAPE)
 
-    def build(self, point: Point) -> Table:
-        """Return the table of a point."""
-        table = Table()
-        scratch = (ctypes.c_uint64 * BUILD_SCRATCH_WORDS)()
-        self._code.build(pack_point(point), table.address, ctypes.addressof(scratch))
+    def _build(self, point: Point, shape: Shape) -> Table:
+        table = Table(shape)
+        scratch = (ctypes.c_uint64 * shape.scratch_words)()
+        self._code.build(
+            pack_point(point), shape.rows, shape.half, table.address, ctypes.addressof(scratch)
+        )
         return table
 
     def confirm(
@@ -133,7 +134,7 @@ class TableChecker:
         count = len(encodings)
         idle = self._count_idle(count)
         room = count + idle
-        scratch = (ctypes.c_uint64 * (SCRATCH_WORDS * room))()
+        scratch = (ctypes.c_uint64 * self._code.count_scratch_words(room))()
         verdicts = (ctypes.c_uint8 * room)()
         self._code.check(
             room,

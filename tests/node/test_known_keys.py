@@ -20,11 +20,10 @@ from atpar.ledger.keys import GROUP_ORDER
 from atpar.node import known_keys
 from atpar.node.challenge_code import make_padding, write_reduce
 from atpar.node.curve_code import (
+    BASE_SHAPE,
     ENTRY_WORDS,
-    ROW_WORDS,
-    TABLE_WORDS,
-    WINDOW_BITS,
-    WINDOWS,
+    KEY_SHAPE,
+    Shape,
     compile_curve_code,
     count_lanes,
     write_recode,
@@ -99,8 +98,10 @@ EDGES = [
     2**252 - 1,
     GROUP_ORDER - 1,
     GROUP_ORDER // 2,
-    sum(64 << 7 * window for window in range(36)),  # every digit at the edge of its sign
+    sum(64 << 7 * window for window in range(36)),  # every digit of k at the edge of its sign
     sum(65 << 7 * window for window in range(36)),  # every digit negative, each with a carry
+    sum(512 << 10 * window for window in range(25)),  # the same of s
+    sum(513 << 10 * window for window in range(25)),
 ]
 
 
@@ -143,31 +144,27 @@ def test_s_is_below_the_order_or_not_confirmed(checker: TableChecker) -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 8])
-def test_entries_of_any_number_stand_in_the_table(lanes: int) -> None:
+@pytest.mark.parametrize("shape", [KEY_SHAPE, BASE_SHAPE])
+def test_entries_of_any_number_stand_in_the_table(shape: Shape, lanes: int) -> None:
     """Also of an s that is far above the order: it comes from whoever sends a signature."""
     module = ir.Module("recode")
-    write_recode(module, lanes)
+    write_recode(module, "recode", shape, lanes)
     engine = compile_module(str(module))
     address = engine.get_function_address("recode")
     kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_void_p)
-    recode, rng, table = kind(address), random.Random(3), 128 << 40
-    entries = (ctypes.c_uint64 * (WINDOWS * lanes))()
-    for number in [
-        *EDGES,
-        GROUP_ORDER,
-        2**255,
-        2**256 - 1,
-        *(rng.getrandbits(256) for _ in "1234"),
-    ]:
+    recode, rng, table, entry_bytes = kind(address), random.Random(3), 128 << 40, 8 * ENTRY_WORDS
+    entries = (ctypes.c_uint64 * (shape.rows * lanes))()
+    some = [rng.getrandbits(256) for _ in range(100)]
+    for number in [*EDGES, GROUP_ORDER, 2**255, 2**256 - 1, *some]:
         recode(number.to_bytes(32, "little"), table, ctypes.addressof(entries))
         total = 0
-        for window, entry in enumerate(entries[::lanes]):
-            offset, is_negative = entry - entry % 2 - table, entry % 2
-            assert 0 <= offset <= 8 * (TABLE_WORDS - ENTRY_WORDS)
-            row, multiple = divmod(offset, 8 * ROW_WORDS)
-            size = multiple // (8 * ENTRY_WORDS)
-            assert (row, multiple) == (window, 8 * ENTRY_WORDS * size)
-            total += (-size if is_negative else size) << WINDOW_BITS * window
+        for row, entry in enumerate(entries[::lanes]):
+            is_negative = entry % 2
+            place, rest = divmod(entry - is_negative - table, entry_bytes)
+            multiple = place - row * (shape.half + 1)
+            assert rest == 0
+            assert 0 <= multiple <= shape.half
+            total += (-multiple if is_negative else multiple) << shape.bits * row
         assert total == number
 
 
