@@ -43,7 +43,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from atpar.ledger.keys import CURVE_D, FIELD_PRIME, GROUP_ORDER, Point
-from atpar.node.challenge_code import write_challenge
+from atpar.node.challenge_code import MOST_ADDED_BYTES, write_challenge
 from atpar.node.machine_code import (
     BYTE,
     WORD,
@@ -100,6 +100,10 @@ BASE_SHAPE: Final = Shape(10)
 """1.7 MB: there is one. It saves eleven additions, and entries are asked for early."""
 DIGITS: Final = KEY_SHAPE.rows + BASE_SHAPE.rows
 """Of the two factors of a sum."""
+CHECK_WORDS: Final = 20
+"""Of scratch for each point that is checked: its coordinates, and a product."""
+_CONFIRM_WORDS: Final = 5
+"""Of scratch for each signature, beside its text: k, and how many blocks are hashed."""
 
 _LIMB_BITS: Final = 51
 _MASK: Final = 2**_LIMB_BITS - 1
@@ -141,24 +145,32 @@ class CurveCode:
 
     Rows and half are its shape's, and scratch has `scratch_words`.
     """
-    check: Callable[..., None]
-    """(count, table of B, tables of -A, k and s of each, R of each, scratch, verdicts).
+    confirm: Callable[..., None]
+    """(count, table of B, tables of -A, keys, messages, lengths, signatures, scratch, verdicts).
 
-    Verdict i is 1 if s is below the group's order and the encoding of s B - k A is R, else 0.
-    A multiple of `lanes`, at least one; scratch has `count_scratch_words(count)`.
+    Keys, messages of such lengths and signatures stand one after the other. First `challenge`,
+    then `check`; scratch has `count_scratch_bytes`.
     """
     challenge: Callable[..., None]
-    """(count, texts padded to blocks, how many of each, numbers): write k.
+    """(count, keys, messages, lengths, signatures, numbers, blocks, texts): write k of each.
 
-    Numbers are as `check` takes them; of each pair the first is written.
+    Blocks have 4 bytes for each; texts have room for all messages and MOST_ADDED_BYTES for each.
+    """
+    check: Callable[..., None]
+    """(count, table of B, tables of -A, k of each, signatures, scratch, verdicts).
+
+    Verdict i is 1 if s is below the group's order and the encoding of s B - k A is R, else 0.
+    Scratch has CHECK_WORDS for each and DIGITS for each lane.
     """
     lanes: int
+    """Of these there is a multiple in each call, at least one."""
     engine: object
     """Keeps the code in memory."""
 
-    def count_scratch_words(self, count: int) -> int:
-        """Return how much `check` needs: coordinates of all points, digits of one group."""
-        return POINT_WORDS * count + DIGITS * self.lanes
+    def count_scratch_bytes(self, count: int, message_bytes: int) -> int:
+        """Return how much `confirm` needs."""
+        words = (_CONFIRM_WORDS + CHECK_WORDS) * count + DIGITS * self.lanes
+        return 8 * words + MOST_ADDED_BYTES * count + message_bytes
 
 
 def count_lanes() -> int:
@@ -181,11 +193,13 @@ def compile_curve_code(lanes: int) -> CurveCode:
     number = ctypes.c_uint64
     build = ctypes.CFUNCTYPE(None, text, number, number, address, address)
     check = ctypes.CFUNCTYPE(None, number, address, text, address, text, address, address)
-    challenge = ctypes.CFUNCTYPE(None, number, text, address, address)
+    challenge = ctypes.CFUNCTYPE(None, number, *[text] * 4, *[address] * 3)
+    confirm = ctypes.CFUNCTYPE(None, number, address, *[text] * 5, *[address] * 2)
     return CurveCode(
         build=build(engine.get_function_address("build")),
-        check=check(engine.get_function_address("check")),
+        confirm=confirm(engine.get_function_address("confirm")),
         challenge=challenge(engine.get_function_address("challenge")),
+        check=check(engine.get_function_address("check")),
         lanes=lanes,
         engine=engine,
     )
@@ -202,8 +216,8 @@ def write_module(lanes: int) -> str:
     multiply = _write_multiply(module)
     invert = _write_invert(module, multiply)
     _write_build(module, multiply, invert)
-    _write_check(module, multiply, invert, lanes)
-    write_challenge(module, lanes)
+    check = _write_check(module, multiply, invert, lanes)
+    _write_confirm(module, write_challenge(module, lanes), check, lanes)
     return str(module)
 
 
@@ -608,7 +622,7 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
     w.b.ret_void()
 
 
-def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> None:
+def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> Value:
     """check(...), see `CurveCode.check`: digits, sums, one inversion, comparisons.
 
     In scratch stand the entries of a group of lanes, then the points of all, groups one after the
@@ -624,7 +638,7 @@ def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> N
         result=ir.VoidType(),
         is_internal=False,
     )
-    count, base_table, tables, numbers, encodings, scratch, verdicts = function.args
+    count, base_table, tables, numbers, signatures, scratch, verdicts = function.args
     w = _Writer(function, multiply)
     b = w.b
     one, inverse = w.constant(1), b.alloca(WORD, 5)
@@ -636,15 +650,21 @@ def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> N
         group, lane = b.udiv(index, word(lanes)), b.urem(index, word(lanes))
         return w.at(points, b.add(b.mul(group, word(15 * lanes)), lane))
 
+    def get_signature(index: Value) -> Value:
+        return w.at(signatures, b.mul(index, word(8)))
+
+    def get_factor(index: Value) -> Value:
+        return w.at(get_signature(index), 4)
+
     def sum_group(group: Value, carried: list[Value]) -> list[Value]:
         first = b.mul(group, word(lanes))
 
         def write_entries(lane: Value, carried: list[Value]) -> list[Value]:
             index = b.add(first, lane)
-            factors = w.at(numbers, b.mul(index, word(8)))
-            own = w.at(entries, lane)
-            b.call(recode_key, [factors, b.load(w.at(tables, index)), own])
-            b.call(recode_base, [w.at(factors, 4), base_table, w.at(own, KEY_SHAPE.rows * lanes)])
+            number, own = w.at(numbers, b.mul(index, word(4))), w.at(entries, lane)
+            b.call(recode_key, [number, b.load(w.at(tables, index)), own])
+            after = w.at(own, KEY_SHAPE.rows * lanes)
+            b.call(recode_base, [get_factor(index), base_table, after])
             return carried
 
         w.repeat(lanes, [], write_entries)
@@ -666,13 +686,31 @@ def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> N
         own = w.multiply(inverse, w.load(w.at(products, b.mul(index, word(5))), 0))
         sign = b.shl(w.reduce(w.multiply(x, own)), ir.Constant(_NUMBER, 255))
         encoding = b.or_(w.reduce(w.multiply(y, own)), sign)
-        is_same = b.icmp_unsigned(
-            "==", encoding, w.load_number(w.at(encodings, b.mul(index, word(4))))
-        )
-        factor = w.load_number(w.at(numbers, b.add(b.mul(index, word(8)), word(4))))
+        is_same = b.icmp_unsigned("==", encoding, w.load_number(get_signature(index)))
+        factor = w.load_number(get_factor(index))
         is_canonical = b.icmp_unsigned("<", factor, ir.Constant(_NUMBER, GROUP_ORDER))
         b.store(b.zext(b.and_(is_same, is_canonical), BYTE), w.at(verdicts, index))
         return w.multiply(inverse, z)
 
     w.repeat(count, w.load(inverse, 0), compare)
+    b.ret_void()
+    return function
+
+
+def _write_confirm(module: Value, challenge: Value, check: Value, lanes: int) -> None:
+    """confirm(...), see `CurveCode.confirm`."""
+    text = BYTE.as_pointer()
+    parameters = [WORD, WORD, _WORDS, text, text, _WORDS, text, _WORDS, text]
+    function = declare(module, "confirm", parameters, result=ir.VoidType(), is_internal=False)
+    count, base, tables, keys, messages, lengths, signatures, scratch, verdicts = function.args
+    w = _Writer(function)
+    b = w.b
+    numbers = scratch
+    blocks = w.at(numbers, b.mul(count, word(4)))
+    rest = w.at(blocks, count)
+    texts = w.at(rest, b.add(b.mul(count, word(CHECK_WORDS)), word(DIGITS * lanes)))
+    counts = b.bitcast(blocks, ir.IntType(32).as_pointer())
+    b.call(challenge, [count, keys, messages, lengths, signatures, numbers, counts, texts])
+    words = b.bitcast(signatures, _WORDS)
+    b.call(check, [count, base, tables, numbers, words, rest, verdicts])
     b.ret_void()

@@ -141,8 +141,8 @@ MUTANTS = (
     Mutant(
         "known keys of which every signature is believed",
         "node/known_keys.py",
-        "            verdicts[place] = is_confirmed\n",
-        "            verdicts[place] = is_confirmed or True\n",
+        "                verdicts[place] = is_confirmed\n",
+        "                verdicts[place] = is_confirmed or True\n",
         (test("tests/node/test_known_keys.py"),),
     ),
     Mutant(

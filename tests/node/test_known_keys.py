@@ -18,7 +18,7 @@ from nacl.signing import SigningKey
 from atpar.ledger import keys as rule
 from atpar.ledger.keys import GROUP_ORDER
 from atpar.node import known_keys
-from atpar.node.challenge_code import make_padding, write_reduce
+from atpar.node.challenge_code import write_reduce
 from atpar.node.curve_code import (
     BASE_SHAPE,
     ENTRY_WORDS,
@@ -75,8 +75,8 @@ def compute_sums(
     tables = {point: checker.build_negative(point) for point, _, _, _ in rows}
     return checker.compare(
         [tables[point].address for point, _, _, _ in rows],
-        [number.to_bytes(32, "little") for _, k, s, _ in rows for number in (k, s)],
-        [encoding for _, _, _, encoding in rows],
+        [k.to_bytes(32, "little") for _, k, _, _ in rows],
+        [encoding + s.to_bytes(32, "little") for _, _, s, encoding in rows],
     )
 
 
@@ -171,26 +171,32 @@ def test_entries_of_any_number_stand_in_the_table(shape: Shape, lanes: int) -> N
 # ---- the numbers k, against hashlib and plain integers
 
 
-def compute_challenges(checker: TableChecker, texts: list[bytes]) -> list[int]:
-    padded = [text + make_padding(len(text)) for text in texts]
-    return [int.from_bytes(k, "little") for k in checker.compute_challenges(padded)]
+POINTS = [hashlib.sha512(b"R and A %d" % number).digest() for number in range(20)]
 
 
-def expect_challenge(text: bytes) -> int:
-    return int.from_bytes(hashlib.sha512(text).digest(), "little") % GROUP_ORDER
+def check_challenges(checker: TableChecker, messages: list[bytes]) -> None:
+    points = [POINTS[place % 20] for place in range(len(messages))]
+    assert checker.compute_challenges(points, messages) == [
+        (number % GROUP_ORDER).to_bytes(32, "little")
+        for number in (
+            int.from_bytes(hashlib.sha512(pair + message).digest(), "little")
+            for pair, message in zip(points, messages, strict=True)
+        )
+    ]
 
 
-def test_challenges_of_texts_of_every_length(checker: TableChecker) -> None:
+def test_challenges_of_messages_of_every_length(checker: TableChecker) -> None:
     rng = random.Random(7)
-    texts = [rng.randbytes(length) for length in [*range(520), 65_536, 65_537]]
-    assert compute_challenges(checker, texts) == list(map(expect_challenge, texts))
+    check_challenges(
+        checker, [rng.randbytes(length) for length in [*range(520), 65_536, 65_537, 0]]
+    )
 
 
 @given(st.lists(st.binary(max_size=700), min_size=1, max_size=20))
-def test_challenges_of_texts_of_any_lengths_side_by_side(
-    checker: TableChecker, texts: list[bytes]
+def test_challenges_of_messages_of_any_lengths_side_by_side(
+    checker: TableChecker, messages: list[bytes]
 ) -> None:
-    assert compute_challenges(checker, texts) == list(map(expect_challenge, texts))
+    check_challenges(checker, messages)
 
 
 def test_reducing_at_the_edges_and_anywhere() -> None:
@@ -214,6 +220,45 @@ def test_reducing_at_the_edges_and_anywhere() -> None:
     for number in numbers:
         reduce(number.to_bytes(64, "little"), ctypes.addressof(out))
         assert int.from_bytes(out.raw, "little") == number % order, number
+
+
+# ---- whole signatures
+
+
+def test_batches_of_any_size_and_messages_of_any_length(checker: TableChecker) -> None:
+    """Up to what needs more memory than is kept; every third signature is another's."""
+    tables = []
+    for key in KEYS:
+        point = rule.decode_point(key)
+        assert point is not None
+        tables.append(checker.build_negative(point))
+    rng = random.Random(13)
+    for count in (1, 2, 7, 8, 9, 64, 65, 300):
+        triples = [sign(place % 6, rng.randbytes(rng.randrange(700))) for place in range(count)]
+        keys, messages, signatures = map(list, zip(*triples, strict=True))
+        signatures[::3] = [sign(place % 6)[2] for place in range(0, count, 3)]
+        own = [tables[place % 6] for place in range(count)]
+        verdicts = checker.confirm(own, keys, messages, signatures)
+        assert verdicts == [place % 3 != 0 for place in range(count)]
+    key, message, signature = sign(2, bytes(300_000))
+    assert checker.confirm([tables[2]] * 2, [key] * 2, [message, b""], [signature] * 2) == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "last"), [(0, []), (0, [bytes(31)]), (1, []), (2, []), (2, [bytes(63)])]
+)
+def test_columns_that_are_too_short_are_never_read(
+    checker: TableChecker, column: int, last: list[bytes]
+) -> None:
+    point = rule.decode_point(KEYS[0])
+    assert point is not None
+    columns = [[each] * 8 for each in sign(0)]
+    columns[column][-1:] = last
+    with pytest.raises(AssertionError):
+        checker.confirm([checker.build_negative(point)] * 8, *columns)
 
 
 # ---- the rule
@@ -427,11 +472,11 @@ def test_code_that_is_never_ready_delays_nothing(monkeypatch: pytest.MonkeyPatch
 def test_code_that_answers_otherwise_than_the_library_is_not_used(answer: int) -> None:
     honest = compile_curve_code(count_lanes())
 
-    def check(count: int, *arguments: object) -> None:
+    def confirm(count: int, *arguments: object) -> None:
         address = arguments[-1]
         assert isinstance(address, int)
         ctypes.memset(address, answer, count)
 
-    liar = TableChecker(dataclasses.replace(honest, check=check))
+    liar = TableChecker(dataclasses.replace(honest, confirm=confirm))
     with pytest.raises(RuntimeError, match="does not give the library's verdicts"):
         compare_with_library(liar)
