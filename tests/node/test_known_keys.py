@@ -26,11 +26,12 @@ from atpar.node.curve_code import (
     Shape,
     compile_curve_code,
     count_lanes,
+    make_hot_writer,
     write_recode,
 )
 from atpar.node.known_keys import KnownKeys
 from atpar.node.limits import KEY_USES_FOR_TABLE
-from atpar.node.machine_code import compile_module
+from atpar.node.machine_code import WORD, compile_module, declare
 from atpar.node.table_checker import TableChecker, compare_with_library, make_checker
 from tests.ledger import curve
 
@@ -166,6 +167,41 @@ def test_entries_of_any_number_stand_in_the_table(shape: Shape, lanes: int) -> N
             assert 0 <= multiple <= shape.half
             total += (-multiple if is_negative else multiple) << shape.bits * row
         assert total == number
+
+
+@pytest.mark.parametrize("lanes", sorted({1, count_lanes()}))
+def test_products_of_the_widest_limbs_are_right_and_narrow(lanes: int) -> None:
+    kind = WORD if lanes == 1 else ir.VectorType(WORD, lanes)
+    module = ir.Module("product")
+    pointers = [kind.as_pointer()] * 3
+    function = declare(module, "product", pointers, result=ir.VoidType(), is_internal=False)
+    w = make_hot_writer(function, lanes)
+    out, *factors = function.args
+    loaded = [[w.b.load(w.at(each, i), align=8) for i in range(5)] for each in factors]
+    for i, limb in enumerate(w.multiply(*loaded)):
+        w.b.store(limb, w.at(out, i), align=8)
+    w.b.ret_void()
+    engine = compile_module(str(module))
+    multiply = ctypes.CFUNCTYPE(*[None, *[ctypes.c_void_p] * 3])(
+        engine.get_function_address("product")
+    )
+
+    rng, widest = random.Random(17), 2**51 + 2**14 - 1
+    numbers = [(ctypes.c_uint64 * (5 * lanes))() for _ in range(3)]
+    for turn in range(1_000):
+        for number in numbers[1:]:
+            number[:] = [
+                rng.choice((widest, 2**51, 2**51 - 1, 0, rng.randrange(widest))) if turn else widest
+                for _ in number
+            ]
+        multiply(*map(ctypes.addressof, numbers))
+        assert max(numbers[0]) <= widest
+        for lane in range(lanes):
+            product, one, other = (
+                sum(limb << 51 * i for i, limb in enumerate(number[lane::lanes]))
+                for number in numbers
+            )
+            assert product % curve.P == one * other % curve.P
 
 
 # ---- the numbers k, against hashlib and plain integers
