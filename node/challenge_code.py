@@ -1,14 +1,12 @@
 """Machine code for the number k of a signature: SHA-512 of R, A and the message, modulo the order.
 
 Part of `curve_code.py`'s module: what a signature check hashes is a few hundred bytes, and eight
-signatures are hashed side by side where there are eight lanes, as their sums are. Texts come padded
-to whole blocks (`make_padding`), so the code only turns blocks into a state and the state into a
-number.
+signatures are hashed side by side where there are eight lanes, as their sums are. The code also
+lays out the texts, one after the other, each padded to whole blocks.
 
 Source: FIPS 180-4; RFC 8032 section 5.1.7 for k.
 """
 
-import functools
 from collections.abc import Sequence
 from math import isqrt
 from typing import Final
@@ -17,29 +15,24 @@ from llvmlite import ir
 
 from atpar.ledger.keys import GROUP_ORDER
 from atpar.node.hash_code import cube_root, list_primes
-from atpar.node.machine_code import WORD, Value, Writer, declare, transpose, word
+from atpar.node.machine_code import BYTE, WORD, Value, Writer, declare, transpose, word
 
 BLOCK_BYTES: Final = 128
-NUMBER_STRIDE_WORDS: Final = 8
-"""From one k to the next, in words: s stands between them."""
+MOST_ADDED_BYTES: Final = 64 + 17 + BLOCK_BYTES - 1
+"""To a message: R and A before it, what ends it, and zeros up to a whole block."""
 
 _ROUNDS: Final = 80
 _WIDE: Final = ir.IntType(512)
 _NUMBER: Final = ir.IntType(256)
 _WORDS: Final = WORD.as_pointer()
+_BYTES: Final = BYTE.as_pointer()
 _COUNTS: Final = ir.IntType(32).as_pointer()
+_NUMBER_WORDS: Final = 4
 _TWO_BITS: Final = 252
 _REST: Final = GROUP_ORDER - 2**_TWO_BITS
 """2^252 is its negative modulo the order."""
 _START: Final = [isqrt(prime << 128) % 2**64 for prime in list_primes(8)]
 _ADDED: Final = [cube_root(prime << 192) % 2**64 for prime in list_primes(_ROUNDS)]
-
-
-@functools.lru_cache(maxsize=1_024)
-def make_padding(length: int) -> bytes:
-    """Return what follows a text of so many bytes, so that both are whole blocks."""
-    zeros = (BLOCK_BYTES - 17 - length) % BLOCK_BYTES
-    return b"\x80" + bytes(zeros) + (8 * length).to_bytes(16, "big")
 
 
 class _ChallengeWriter(Writer):
@@ -129,35 +122,67 @@ class _ChallengeWriter(Writer):
         return words[16:]
 
 
-def write_challenge(module: Value, lanes: int) -> None:
-    """challenge(count, texts, blocks, numbers): k of each text, at its place among the numbers.
-
-    Texts stand one after the other, of so many blocks each, at least one. The count is a multiple
-    of the lanes, at least one.
-    """
-    hash_group = _write_hash_group(module, lanes, write_reduce(module))
-    function = declare(
-        module,
-        "challenge",
-        [WORD, _WORDS, _COUNTS, _WORDS],
-        result=ir.VoidType(),
-        is_internal=False,
-    )
-    count, texts, blocks, numbers = function.args
+def write_challenge(module: Value, lanes: int) -> Value:
+    """challenge(...), see `CurveCode.challenge`: lay out the texts, then hash them."""
+    lay_out, hash_group = _write_lay_out(module), _write_hash_group(module, lanes)
+    parameters = [WORD, _BYTES, _BYTES, _WORDS, _BYTES, _WORDS, _COUNTS, _WORDS]
+    function = declare(module, "challenge", parameters, result=ir.VoidType(), is_internal=False)
+    count, keys, messages, lengths, signatures, numbers, blocks, texts = function.args
     w = Writer(function)
     b = w.b
+    b.call(lay_out, [count, keys, messages, lengths, signatures, blocks, texts])
 
     def take_group(group: Value, carried: list[Value]) -> list[Value]:
         first = b.mul(group, word(lanes))
-        own = w.at(numbers, b.mul(first, word(NUMBER_STRIDE_WORDS)))
+        own = w.at(numbers, b.mul(first, word(_NUMBER_WORDS)))
         return [b.call(hash_group, [carried[0], w.at(blocks, first), own])]
 
     w.repeat(b.udiv(count, word(lanes)), [texts], take_group)
     b.ret_void()
+    return function
 
 
-def _write_hash_group(module: Value, lanes: int, reduce: Value) -> Value:
-    """hash_group(texts, blocks, numbers): as `challenge`, a text in each lane; where they end."""
+def _write_lay_out(module: Value) -> Value:
+    """lay_out(count, keys, messages, lengths, signatures, blocks, texts): R, A, message, padding.
+
+    The number of blocks of each is written too.
+    """
+    parameters = [WORD, _BYTES, _BYTES, _WORDS, _BYTES, _COUNTS, _WORDS]
+    function = declare(module, "lay_out", parameters, result=ir.VoidType(), is_internal=True)
+    count, keys, messages, lengths, signatures, blocks, texts = function.args
+    w = Writer(function)
+    b = w.b
+    is_volatile = ir.Constant(ir.IntType(1), 0)
+    copy = module.declare_intrinsic("llvm.memcpy", [_BYTES, _BYTES, WORD])
+    clear = module.declare_intrinsic("llvm.memset", [_BYTES, WORD])
+    swap = module.declare_intrinsic("llvm.bswap", [WORD])
+
+    def write_text(index: Value, carried: list[Value]) -> list[Value]:
+        message, text = carried
+        length = b.load(w.at(lengths, index))
+        size = b.add(length, word(64))
+        used = b.udiv(b.add(size, word(17 + BLOCK_BYTES - 1)), word(BLOCK_BYTES))
+        after = w.at(text, b.mul(used, word(BLOCK_BYTES)))
+        end = w.at(text, size)
+        b.call(copy, [text, w.at(signatures, b.mul(index, word(64))), word(32), is_volatile])
+        b.call(copy, [w.at(text, 32), w.at(keys, b.mul(index, word(32))), word(32), is_volatile])
+        b.call(copy, [w.at(text, 64), message, length, is_volatile])
+        room = b.sub(b.ptrtoint(after, WORD), b.ptrtoint(end, WORD))
+        b.call(clear, [end, ir.Constant(BYTE, 0), room, is_volatile])
+        b.store(ir.Constant(BYTE, 0x80), end)
+        bits = b.call(swap, [b.shl(size, word(3))])
+        b.store(bits, b.bitcast(w.at(after, -8), _WORDS), align=1)
+        b.store(b.trunc(used, ir.IntType(32)), w.at(blocks, index))
+        return [w.at(message, length), after]
+
+    w.repeat(count, [messages, b.bitcast(texts, _BYTES)], write_text)
+    b.ret_void()
+    return function
+
+
+def _write_hash_group(module: Value, lanes: int) -> Value:
+    """hash_group(texts, blocks, numbers): write k of each lane's text; return where they end."""
+    reduce = write_reduce(module)
     function = declare(
         module, "hash_group", [_WORDS, _COUNTS, _WORDS], result=_WORDS, is_internal=True
     )
@@ -200,7 +225,7 @@ def _write_hash_group(module: Value, lanes: int, reduce: Value) -> Value:
     for lane in range(lanes):
         for place, value in enumerate(swapped):
             b.store(w.pick(value, lane), w.at(digest, place))
-        b.call(reduce, [digest, w.at(numbers, lane * NUMBER_STRIDE_WORDS)])
+        b.call(reduce, [digest, w.at(numbers, lane * _NUMBER_WORDS)])
     b.ret(texts)
     return function
 

@@ -1,7 +1,7 @@
 """Machine code that computes s B - k A for keys A whose multiples stand in a table.
 
 A bank's payments are signed by the same few keys, and the sum that a signature check comes down to
-needs no doublings if the multiples of its two points are looked up: 74 additions instead of 250
+needs no doublings if the multiples of its two points are looked up: 63 additions instead of 250
 doublings and 60 additions. No package for Python offers that, so this module writes it down for
 LLVM, which makes code for the processor at hand; Python's own integers would take ten times the
 library's time. What the answer is good for, and why a wrong one could let nothing pass, stands in
@@ -17,12 +17,16 @@ adds to eight points at a time, one signature in each lane; elsewhere to one. Th
 but for the product (`_LaneWriter`) and for how entries come from the tables. That instruction
 looks at 52 bits only, so there factors are narrow, and `tidy` makes sums so.
 
+**Waiting.** Tables of many keys are in no near cache, and an addition is too long for the processor
+to look past its end. But all digits are known before the first addition, so entries are asked for a
+few additions early.
+
 **Points** are (X, Y, Z, T) with x = X/Z, y = Y/Z, T = XY/Z on -x^2 + y^2 = 1 + d x^2 y^2. The law
 of addition used is complete: no pair of points is an exception, whatever their order.
 
-**A table** of a point has a row for each window of WINDOW_BITS bits of the factor, with the
-multiples 0 to 2^(WINDOW_BITS - 1) of the point times 2^(WINDOW_BITS x row), each as (y + x, y - x,
-2dxy). A digit is taken with its sign, so half of the multiples do.
+**A table** of a point has a row for each window of so many bits of the factor, with the multiples 0
+to 2^(bits - 1) of the point times 2^(bits x row), each as (y + x, y - x, 2dxy). A digit is taken
+with its sign, so half of the multiples do.
 
 Source: Hisil, Wong, Carter, Dawson, *Twisted Edwards Curves Revisited* (2008), section 3.1, for
 the addition; Montgomery's trick for one inversion a batch. Nothing here is secret: the time depends
@@ -39,7 +43,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from atpar.ledger.keys import CURVE_D, FIELD_PRIME, GROUP_ORDER, Point
-from atpar.node.challenge_code import write_challenge
+from atpar.node.challenge_code import MOST_ADDED_BYTES, write_challenge
 from atpar.node.machine_code import (
     BYTE,
     WORD,
@@ -51,22 +55,55 @@ from atpar.node.machine_code import (
     word,
 )
 
-WINDOW_BITS: Final = 7
-WINDOWS: Final = 37
-HALF: Final = 2 ** (WINDOW_BITS - 1)
 ENTRY_WORDS: Final = 16
 """Words of 64 bits for a multiple, of which 15 are used: two cache lines."""
-ROW_WORDS: Final = (HALF + 1) * ENTRY_WORDS
-TABLE_WORDS: Final = WINDOWS * ROW_WORDS
 POINT_WORDS: Final = 20
-BUILD_SCRATCH_WORDS: Final = (2 * HALF + 1) * POINT_WORDS
-DIGITS: Final = 2 * WINDOWS
-"""Of the two factors of a sum."""
-SCRATCH_WORDS: Final = POINT_WORDS + DIGITS
-"""For each point of a call: its coordinates and its digits."""
 ALIGNMENT: Final = 128
 
-assert WINDOW_BITS * WINDOWS > 253 + 1, "the last digit of a number below the order has no carry"
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a table is laid out."""
+
+    bits: int
+    """Of the factor, for each row."""
+
+    @property
+    def rows(self) -> int:
+        """So many that the last digit of a number below the order has no carry."""
+        return 254 // self.bits + 1
+
+    @property
+    def half(self) -> int:
+        """The last multiple of a row."""
+        return 1 << self.bits - 1
+
+    @property
+    def row_words(self) -> int:
+        """From one row to the next."""
+        return (self.half + 1) * ENTRY_WORDS
+
+    @property
+    def words(self) -> int:
+        """Of the whole table."""
+        return self.rows * self.row_words
+
+    @property
+    def scratch_words(self) -> int:
+        """What building it takes."""
+        return (2 * self.half + 1) * POINT_WORDS
+
+
+KEY_SHAPE: Final = Shape(7)
+"""300 KB: there are many."""
+BASE_SHAPE: Final = Shape(10)
+"""1.7 MB: there is one. It saves eleven additions, and entries are asked for early."""
+DIGITS: Final = KEY_SHAPE.rows + BASE_SHAPE.rows
+"""Of the two factors of a sum."""
+CHECK_WORDS: Final = 20
+"""Of scratch for each point that is checked: its coordinates, and a product."""
+_CONFIRM_WORDS: Final = 5
+"""Of scratch for each signature, beside its text: k, and how many blocks are hashed."""
 
 _LIMB_BITS: Final = 51
 _MASK: Final = 2**_LIMB_BITS - 1
@@ -78,8 +115,17 @@ _NUMBER = ir.IntType(256)
 _WORDS = WORD.as_pointer()
 _LANES: Final = 8
 _LANE_WORDS = ir.VectorType(WORD, _LANES)
-_NEGATIVE: Final = 1 << 63
-"""Set in a digit that stands for a subtraction."""
+_NEGATIVE: Final = 1
+"""Added to the address of a multiple that is to be subtracted: an entry's own is even."""
+_ENTRY_BYTES: Final = 8 * ENTRY_WORDS
+_LINE_BYTES: Final = 64
+_AHEAD: Final = 3
+"""How many additions before its own an entry is asked for: what comes from the far cache arrives in
+time, and more would only wait near."""
+_FLAG = ir.IntType(32)
+_PREFETCH = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), _FLAG, _FLAG, _FLAG])
+_TO_READ = [ir.Constant(_FLAG, number) for number in (0, 3, 1)]
+"""Data to be read, into the nearest cache."""
 _LIMBS = ir.LiteralStructType([WORD] * 5)
 
 Element = list[Value]
@@ -95,21 +141,36 @@ class CurveCode:
     """The functions, ready to be called. Each call leaves the interpreter to other threads."""
 
     build: Callable[..., None]
-    """(x and y as ten limbs, table, scratch): fill the table of a point."""
-    check: Callable[..., None]
-    """(count, table of B, tables of -A, k and s of each, R of each, scratch, verdicts).
+    """(x and y as ten limbs, rows, half, table, scratch): fill the table of a point.
 
-    Verdict i is 1 if s is below the group's order and the encoding of s B - k A is R, else 0.
-    A multiple of `lanes`, at least one; scratch has SCRATCH_WORDS for each.
+    Rows and half are its shape's, and scratch has `scratch_words`.
+    """
+    confirm: Callable[..., None]
+    """(count, table of B, tables of -A, keys, messages, lengths, signatures, scratch, verdicts).
+
+    Keys, messages of such lengths and signatures stand one after the other. First `challenge`,
+    then `check`; scratch has `count_scratch_bytes`.
     """
     challenge: Callable[..., None]
-    """(count, texts padded to blocks, how many of each, numbers): write k.
+    """(count, keys, messages, lengths, signatures, numbers, blocks, texts): write k of each.
 
-    Numbers are as `check` takes them; of each pair the first is written.
+    Blocks have 4 bytes for each; texts have room for all messages and MOST_ADDED_BYTES for each.
+    """
+    check: Callable[..., None]
+    """(count, table of B, tables of -A, k of each, signatures, scratch, verdicts).
+
+    Verdict i is 1 if s is below the group's order and the encoding of s B - k A is R, else 0.
+    Scratch has CHECK_WORDS for each and DIGITS for each lane.
     """
     lanes: int
+    """Of these there is a multiple in each call, at least one."""
     engine: object
     """Keeps the code in memory."""
+
+    def count_scratch_bytes(self, count: int, message_bytes: int) -> int:
+        """Return how much `confirm` needs."""
+        words = (_CONFIRM_WORDS + CHECK_WORDS) * count + DIGITS * self.lanes
+        return 8 * words + MOST_ADDED_BYTES * count + message_bytes
 
 
 def count_lanes() -> int:
@@ -129,13 +190,16 @@ def compile_curve_code(lanes: int) -> CurveCode:
     """
     engine = compile_module(write_module(lanes))
     address, text = ctypes.c_void_p, ctypes.c_char_p
-    build = ctypes.CFUNCTYPE(None, text, address, address)
-    check = ctypes.CFUNCTYPE(None, ctypes.c_uint64, address, text, address, text, address, address)
-    challenge = ctypes.CFUNCTYPE(None, ctypes.c_uint64, text, address, address)
+    number = ctypes.c_uint64
+    build = ctypes.CFUNCTYPE(None, text, number, number, address, address)
+    check = ctypes.CFUNCTYPE(None, number, address, text, address, text, address, address)
+    challenge = ctypes.CFUNCTYPE(None, number, *[text] * 4, *[address] * 3)
+    confirm = ctypes.CFUNCTYPE(None, number, address, *[text] * 5, *[address] * 2)
     return CurveCode(
         build=build(engine.get_function_address("build")),
-        check=check(engine.get_function_address("check")),
+        confirm=confirm(engine.get_function_address("confirm")),
         challenge=challenge(engine.get_function_address("challenge")),
+        check=check(engine.get_function_address("check")),
         lanes=lanes,
         engine=engine,
     )
@@ -152,8 +216,8 @@ def write_module(lanes: int) -> str:
     multiply = _write_multiply(module)
     invert = _write_invert(module, multiply)
     _write_build(module, multiply, invert)
-    _write_check(module, multiply, invert, lanes)
-    write_challenge(module, lanes)
+    check = _write_check(module, multiply, invert, lanes)
+    _write_confirm(module, write_challenge(module, lanes), check, lanes)
     return str(module)
 
 
@@ -299,14 +363,22 @@ class _HotWriter(_Writer):
         """Return it as it is: sums of 128 bits have the room."""
         return element
 
-    def load_entry(self, tables: Value, offsets: Value) -> Multiple:
-        """Return the multiple that stands so many words from the start of the table."""
-        entry = self.at(self.b.inttoptr(tables, _WORDS), offsets)
-        return self.load(entry, 0), self.load(entry, 1), self.load(entry, 2)
+    def load_entry(self, place: Value) -> tuple[Multiple, Value]:
+        """Return the multiple whose address stands there, and whether it is to be subtracted."""
+        b = self.b
+        address = b.load(place)
+        entry = b.inttoptr(b.and_(address, word(~_NEGATIVE)), _WORDS)
+        is_negative = b.trunc(address, ir.IntType(1))
+        return (self.load(entry, 0), self.load(entry, 1), self.load(entry, 2)), is_negative
 
-    def load_lanes(self, pointer: Value) -> Value:
-        """Return one word for each lane."""
-        return self.b.load(pointer)
+    def fetch(self, place: Value) -> None:
+        """Have the multiples whose addresses stand there brought near; this waits for nothing."""
+        b, near = self.b, BYTE.as_pointer()
+        prefetch = b.module.declare_intrinsic("llvm.prefetch", [near], fnty=_PREFETCH)
+        for lane in range(self.lanes):
+            address = b.load(self.at(place, lane))
+            for line in range(0, _ENTRY_BYTES, _LINE_BYTES):
+                b.call(prefetch, [b.inttoptr(b.add(address, word(line)), near), *_TO_READ])
 
     def store_lanes(self, value: Value, pointer: Value) -> None:
         """Write one word for each lane."""
@@ -357,44 +429,48 @@ class _LaneWriter(_HotWriter):
             for j, factor in enumerate(other):
                 low[i + j] = b.call(self._low, [low[i + j], limb, factor])
                 high[i + j + 1] = b.call(self._high, [high[i + j + 1], limb, factor])
-        places = [b.add(a, b.add(c, c)) for a, c in zip(low, high, strict=True)]
-        return self.tidy(
-            [b.add(a, self._times_19(c)) for a, c in zip(places[:5], places[5:], strict=True)]
-        )
+        sums = []
+        for i in range(5):
+            above = b.add(low[i + 5], b.add(high[i + 5], high[i + 5]))
+            # It counts 19 times. Nine of them go where all counts double: fewer steps than shifts.
+            double = b.add(high[i], b.add(above, b.shl(above, self.fill(3))))
+            sums.append(b.add(b.add(low[i], above), b.add(double, double)))
+        return self.tidy(sums)
 
     def tidy(self, element: Element) -> Element:
-        """Return limbs below 2^60.3 as a narrow number."""
+        """Return limbs below 2^60.3 as a narrow number.
+
+        19 times the carry out of the top, which is below 2^9.3, is a product of 52 bits.
+        """
         b, mask, bits = self.b, self.fill(_MASK), self.fill(_LIMB_BITS)
         over = [b.lshr(limb, bits) for limb in element]
         kept = [b.and_(limb, mask) for limb in element]
-        carries = [self._times_19(over[4]), *over[:4]]
-        return [b.add(a, c) for a, c in zip(kept, carries, strict=True)]
+        first = b.call(self._low, [kept[0], over[4], self.fill(19)])
+        return [first, *(b.add(a, c) for a, c in zip(kept[1:], over[:4], strict=True))]
 
-    def load_entry(self, tables: Value, offsets: Value) -> Multiple:
-        """Return one multiple for each lane, each from its own table."""
+    def load_entry(self, place: Value) -> tuple[Multiple, Value]:
+        """Return one multiple for each lane, and which are to be subtracted."""
+        b = self.b
         halves: list[list[Value]] = [[], []]
-        addresses = self.b.add(tables, self.b.shl(offsets, self.fill(3)))
         for lane in range(_LANES):
-            address = self.b.extract_element(addresses, ir.Constant(ir.IntType(32), lane))
-            entry = self.b.inttoptr(address, _LANE_WORDS.as_pointer())
+            address = b.and_(b.load(self.at(place, lane)), word(~_NEGATIVE))
+            entry = b.inttoptr(address, _LANE_WORDS.as_pointer())
             for half, rows in enumerate(halves):
-                place = self.b.gep(entry, [word(half)])
-                rows.append(self.b.load(place, align=_LANES * 8))
-        limbs = [limb for rows in halves for limb in transpose(self.b, rows)]
-        return limbs[:5], limbs[5:10], limbs[10:15]
-
-    def load_lanes(self, pointer: Value) -> Value:
-        """Return one word for each lane."""
-        return self.b.load(self.b.bitcast(pointer, _LANE_WORDS.as_pointer()), align=8)
+                rows.append(b.load(b.gep(entry, [word(half)]), align=_LANES * 8))
+        limbs = [limb for rows in halves for limb in transpose(b, rows)]
+        addresses = b.load(b.bitcast(place, _LANE_WORDS.as_pointer()), align=8)
+        signs = b.and_(addresses, self.fill(_NEGATIVE))
+        is_negative = b.icmp_unsigned("!=", signs, self.fill(0))
+        return (limbs[:5], limbs[5:10], limbs[10:15]), is_negative
 
     def store_lanes(self, value: Value, pointer: Value) -> None:
         """Write one word for each lane."""
         self.b.store(value, self.b.bitcast(pointer, _LANE_WORDS.as_pointer()), align=8)
 
-    def _times_19(self, value: Value) -> Value:
-        """Return the product from shifts: there is no fast one of 64 bits."""
-        b = self.b
-        return b.add(b.add(value, b.shl(value, self.fill(1))), b.shl(value, self.fill(4)))
+
+def make_hot_writer(function: Value, lanes: int) -> _HotWriter:
+    """Return what writes arithmetic for so many points at once."""
+    return _HotWriter(function) if lanes == 1 else _LaneWriter(function)
 
 
 def _flatten(*elements: Element) -> list[Value]:
@@ -436,66 +512,74 @@ def _write_invert(module: Value, multiply: Value) -> Value:
     return function
 
 
-def _write_recode(module: Value, lanes: int) -> Value:
-    """recode(number, digits): a factor's digits, lowest first, one every `lanes` words.
+def write_recode(module: Value, name: str, shape: Shape, lanes: int) -> Value:
+    """name(number, table, entries): where a factor's multiples stand, one every `lanes` words.
 
-    A digit is where its multiple stands in the table's row, in words, and _NEGATIVE if the multiple
-    is to be subtracted.
+    The lowest digit's comes first. An address has _NEGATIVE added if the multiple is to be
+    subtracted.
     """
-    function = declare(module, "recode", [_WORDS, _WORDS], result=ir.VoidType(), is_internal=True)
-    number, digits = function.args
+    function = declare(
+        module, name, [_WORDS, WORD, _WORDS], result=ir.VoidType(), is_internal=False
+    )
+    number, table, entries = function.args
     w = _Writer(function)
     b = w.b
 
     def take_digit(window: Value, carried: list[Value]) -> list[Value]:
-        """Take the lowest bits, as a number from -HALF to HALF and a carry."""
-        rest, carry = carried
-        bits = b.add(b.and_(b.trunc(rest, WORD), word(2**WINDOW_BITS - 1)), carry)
-        is_negative = b.icmp_unsigned(">", bits, word(HALF))
-        size = b.select(is_negative, b.sub(word(2**WINDOW_BITS), bits), bits)
-        place = b.add(b.mul(window, word(ROW_WORDS)), b.mul(size, word(ENTRY_WORDS)))
+        """Take the lowest bits, as a number from -half to half and a carry."""
+        rest, carry, row = carried
+        bits = b.add(b.and_(b.trunc(rest, WORD), word(2**shape.bits - 1)), carry)
+        is_negative = b.icmp_unsigned(">", bits, word(shape.half))
+        size = b.select(is_negative, b.sub(word(2**shape.bits), bits), bits)
+        entry = b.add(row, b.mul(size, word(_ENTRY_BYTES)))
         sign = b.select(is_negative, word(_NEGATIVE), word(0))
-        b.store(b.or_(place, sign), w.at(digits, b.mul(window, word(lanes))))
-        return [b.lshr(rest, ir.Constant(_NUMBER, WINDOW_BITS)), b.zext(is_negative, WORD)]
+        b.store(b.or_(entry, sign), w.at(entries, b.mul(window, word(lanes))))
+        rest = b.lshr(rest, ir.Constant(_NUMBER, shape.bits))
+        return [rest, b.zext(is_negative, WORD), b.add(row, word(8 * shape.row_words))]
 
-    w.repeat(WINDOWS, [w.load_number(number), word(0)], take_digit)
+    w.repeat(shape.rows, [w.load_number(number), word(0), table], take_digit)
     b.ret_void()
     return function
 
 
 def _write_sum_up(module: Value, lanes: int) -> Value:
-    """sum_up(points, tables, base tables, digits): s B - k A in each lane. The hot loop.
+    """sum_up(points, entries): s B - k A in each lane. The hot loop.
 
     X, Y and Z of the points are written, one lane beside the other.
     """
-    function = declare(module, "sum_up", [_WORDS] * 4, result=ir.VoidType(), is_internal=True)
-    points, tables, base_tables, digits = function.args
-    w = _HotWriter(function) if lanes == 1 else _LaneWriter(function)
+    function = declare(module, "sum_up", [_WORDS] * 2, result=ir.VoidType(), is_internal=True)
+    points, entries = function.args
+    w = make_hot_writer(function, lanes)
+    b = w.b
 
-    key_tables, base = w.load_lanes(tables), w.load_lanes(base_tables)
+    def get_place(turn: Value) -> Value:
+        return w.at(entries, b.mul(turn, word(lanes)))
 
-    def add_digit(turn: Value, carried: list[Value]) -> list[Value]:
-        digit = w.load_lanes(w.at(digits, w.b.mul(turn, word(lanes))))
-        is_negative = w.b.icmp_signed("<", digit, w.fill(0))
-        places = w.b.and_(digit, w.fill(_NEGATIVE - 1))
-        is_of_key = w.b.icmp_unsigned("<", turn, word(WINDOWS))
-        multiple = w.load_entry(w.b.select(is_of_key, key_tables, base), places)
+    def add_entry(turn: Value, carried: list[Value]) -> list[Value]:
+        ahead, last = b.add(turn, word(_AHEAD)), word(DIGITS - 1)
+        w.fetch(get_place(b.select(b.icmp_unsigned("<", ahead, last), ahead, last)))
+        multiple, is_negative = w.load_entry(get_place(turn))
         x, y, z, t = _group(carried)
         return _flatten(*w.add_multiple((x, y, z, t), multiple, is_negative))
 
+    for turn in range(_AHEAD):
+        w.fetch(get_place(word(turn)))
     zero, one = w.constant(0), w.constant(1)
-    sums = w.repeat(DIGITS, _flatten(zero, one, one, zero), add_digit)
+    sums = w.repeat(DIGITS, _flatten(zero, one, one, zero), add_entry)
     for place, limb in enumerate(sums[:15]):
         w.store_lanes(limb, w.at(points, place * lanes))
-    w.b.ret_void()
+    b.ret_void()
     return function
 
 
 def _write_build(module: Value, multiply: Value, invert: Value) -> None:
-    """build(point, table, scratch): each row is a chain of additions, made affine together."""
-    function = declare(module, "build", [_WORDS] * 3, result=ir.VoidType(), is_internal=False)
-    point, table, scratch = function.args
+    """build(...), see `CurveCode.build`: each row is a chain of additions, made affine together."""
+    parameters = [_WORDS, WORD, WORD, _WORDS, _WORDS]
+    function = declare(module, "build", parameters, result=ir.VoidType(), is_internal=False)
+    point, rows, half, table, scratch = function.args
     w = _Writer(function, multiply)
+    full = w.b.add(half, half)
+    row_words = w.b.mul(w.b.add(half, word(1)), word(ENTRY_WORDS))
     zero, one = w.constant(0), w.constant(1)
     inverse = w.b.alloca(WORD, 5)
     never = ir.Constant(ir.IntType(1), 0)
@@ -504,10 +588,10 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
         return w.at(scratch, w.b.mul(multiple, word(POINT_WORDS)))
 
     def write_row(row: Value, carried: list[Value]) -> list[Value]:
-        """Write the multiples of an affine point; return it times 2^WINDOW_BITS."""
+        """Write the multiples of an affine point; return it doubled `bits` times."""
         x, y = _group(carried)
         first = w.make_multiple(x, y)
-        entries = w.at(table, w.b.mul(row, word(ROW_WORDS)))
+        entries = w.at(table, w.b.mul(row, row_words))
         w.store(entries, one, one, zero)
 
         def add_next(index: Value, carried: list[Value]) -> list[Value]:
@@ -516,18 +600,18 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
             total = w.add_multiple((x, y, z, t), first, never)
             return _flatten(*total, w.multiply(product, z))
 
-        chain = w.repeat(2 * HALF, _flatten(x, y, one, w.multiply(x, y), one), add_next)
+        chain = w.repeat(full, _flatten(x, y, one, w.multiply(x, y), one), add_next)
         w.store(inverse, _group(chain)[4])
         w.b.call(invert, [inverse, inverse])
 
         def make_affine(index: Value, carried: list[Value]) -> list[Value]:
-            place = get_place(w.b.sub(word(2 * HALF), index))
+            place = get_place(w.b.sub(full, index))
             x, y, z, product = (w.load(place, number) for number in range(4))
             own = w.multiply(carried, product)
             w.store(place, w.multiply(x, own), w.multiply(y, own))
             return w.multiply(carried, z)
 
-        w.repeat(2 * HALF, w.load(inverse, 0), make_affine)
+        w.repeat(full, w.load(inverse, 0), make_affine)
 
         def write_entry(index: Value, carried: list[Value]) -> list[Value]:
             multiple = w.b.add(index, word(1))
@@ -536,55 +620,61 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
             w.store(entry, *w.make_multiple(w.load(place, 0), w.load(place, 1)))
             return carried
 
-        w.repeat(HALF, [], write_entry)
-        last = w.at(scratch, 2 * HALF * POINT_WORDS)
+        w.repeat(half, [], write_entry)
+        last = get_place(full)
         return _flatten(w.load(last, 0), w.load(last, 1))
 
-    w.repeat(WINDOWS, _flatten(w.load(point, 0), w.load(point, 1)), write_row)
+    w.repeat(rows, _flatten(w.load(point, 0), w.load(point, 1)), write_row)
     w.b.ret_void()
 
 
-def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> None:
+def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> Value:
     """check(...), see `CurveCode.check`: digits, sums, one inversion, comparisons.
 
-    In scratch stand the digits of a group of lanes, then the points of all, groups one after the
+    In scratch stand the entries of a group of lanes, then the points of all, groups one after the
     other, and last the product of all Z before each.
     """
-    recode, sum_up = _write_recode(module, lanes), _write_sum_up(module, lanes)
+    recode_key = write_recode(module, "recode_key", KEY_SHAPE, lanes)
+    recode_base = write_recode(module, "recode_base", BASE_SHAPE, lanes)
+    sum_up = _write_sum_up(module, lanes)
     function = declare(
         module,
         "check",
-        [WORD, _WORDS, _WORDS, _WORDS, _WORDS, _WORDS, BYTE.as_pointer()],
+        [WORD, WORD, _WORDS, _WORDS, _WORDS, _WORDS, BYTE.as_pointer()],
         result=ir.VoidType(),
         is_internal=False,
     )
-    count, base_table, tables, numbers, encodings, scratch, verdicts = function.args
+    count, base_table, tables, numbers, signatures, scratch, verdicts = function.args
     w = _Writer(function, multiply)
     b = w.b
     one, inverse = w.constant(1), b.alloca(WORD, 5)
-    base_tables = b.alloca(WORD, lanes)
-    for lane in range(lanes):
-        b.store(b.ptrtoint(base_table, WORD), w.at(base_tables, lane))
-    digits = scratch
-    points = w.at(digits, DIGITS * lanes)
+    entries = scratch
+    points = w.at(entries, DIGITS * lanes)
     products = w.at(points, b.mul(count, word(15)))
 
     def get_point(index: Value) -> Value:
         group, lane = b.udiv(index, word(lanes)), b.urem(index, word(lanes))
         return w.at(points, b.add(b.mul(group, word(15 * lanes)), lane))
 
+    def get_signature(index: Value) -> Value:
+        return w.at(signatures, b.mul(index, word(8)))
+
+    def get_factor(index: Value) -> Value:
+        return w.at(get_signature(index), 4)
+
     def sum_group(group: Value, carried: list[Value]) -> list[Value]:
         first = b.mul(group, word(lanes))
 
-        def write_digits(lane: Value, carried: list[Value]) -> list[Value]:
-            factors = w.at(numbers, b.mul(b.add(first, lane), word(8)))
-            own = w.at(digits, lane)
-            b.call(recode, [factors, own])
-            b.call(recode, [w.at(factors, 4), w.at(own, WINDOWS * lanes)])
+        def write_entries(lane: Value, carried: list[Value]) -> list[Value]:
+            index = b.add(first, lane)
+            number, own = w.at(numbers, b.mul(index, word(4))), w.at(entries, lane)
+            b.call(recode_key, [number, b.load(w.at(tables, index)), own])
+            after = w.at(own, KEY_SHAPE.rows * lanes)
+            b.call(recode_base, [get_factor(index), base_table, after])
             return carried
 
-        w.repeat(lanes, [], write_digits)
-        b.call(sum_up, [get_point(first), w.at(tables, first), base_tables, digits])
+        w.repeat(lanes, [], write_entries)
+        b.call(sum_up, [get_point(first), entries])
         return carried
 
     w.repeat(b.udiv(count, word(lanes)), [], sum_group)
@@ -602,13 +692,31 @@ def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> N
         own = w.multiply(inverse, w.load(w.at(products, b.mul(index, word(5))), 0))
         sign = b.shl(w.reduce(w.multiply(x, own)), ir.Constant(_NUMBER, 255))
         encoding = b.or_(w.reduce(w.multiply(y, own)), sign)
-        is_same = b.icmp_unsigned(
-            "==", encoding, w.load_number(w.at(encodings, b.mul(index, word(4))))
-        )
-        factor = w.load_number(w.at(numbers, b.add(b.mul(index, word(8)), word(4))))
+        is_same = b.icmp_unsigned("==", encoding, w.load_number(get_signature(index)))
+        factor = w.load_number(get_factor(index))
         is_canonical = b.icmp_unsigned("<", factor, ir.Constant(_NUMBER, GROUP_ORDER))
         b.store(b.zext(b.and_(is_same, is_canonical), BYTE), w.at(verdicts, index))
         return w.multiply(inverse, z)
 
     w.repeat(count, w.load(inverse, 0), compare)
+    b.ret_void()
+    return function
+
+
+def _write_confirm(module: Value, challenge: Value, check: Value, lanes: int) -> None:
+    """confirm(...), see `CurveCode.confirm`."""
+    text = BYTE.as_pointer()
+    parameters = [WORD, WORD, _WORDS, text, text, _WORDS, text, _WORDS, text]
+    function = declare(module, "confirm", parameters, result=ir.VoidType(), is_internal=False)
+    count, base, tables, keys, messages, lengths, signatures, scratch, verdicts = function.args
+    w = _Writer(function)
+    b = w.b
+    numbers = scratch
+    blocks = w.at(numbers, b.mul(count, word(4)))
+    rest = w.at(blocks, count)
+    texts = w.at(rest, b.add(b.mul(count, word(CHECK_WORDS)), word(DIGITS * lanes)))
+    counts = b.bitcast(blocks, ir.IntType(32).as_pointer())
+    b.call(challenge, [count, keys, messages, lengths, signatures, numbers, counts, texts])
+    words = b.bitcast(signatures, _WORDS)
+    b.call(check, [count, base, tables, numbers, words, rest, verdicts])
     b.ret_void()

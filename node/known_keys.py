@@ -72,27 +72,21 @@ class KnownKeys:
         self, keys: Sequence[bytes], messages: Sequence[bytes], signatures: Sequence[bytes]
     ) -> list[bool]:
         """As `atpar.ledger.keys.verify_columns`, with the same verdicts."""
-        for key, uses in Counter(keys).items():
-            self._note_uses(key, uses)
-        known = [
-            place
-            for place, (key, signature) in enumerate(zip(keys, signatures, strict=True))
-            if key in self._tables and len(signature) == 64
-        ]
-        if self._checker is None or not known:
-            return verify_columns(keys, messages, signatures)
-        if len(known) == len(keys):
-            verdicts = self._checker.confirm(
-                [self._tables[key] for key in keys], keys, messages, signatures
-            )
+        tables = self._find_tables(keys)
+        if tables is None:
+            for key, uses in Counter(keys).items():
+                self._note_uses(key, uses)
+            tables = self._find_tables(keys)
         else:
-            confirmed = self._checker.confirm(
-                [self._tables[keys[place]] for place in known],
-                *_pick(known, keys, messages, signatures),
-            )
-            verdicts = [False] * len(keys)
-            for place, is_confirmed in zip(known, confirmed, strict=True):
-                verdicts[place] = is_confirmed
+            for key in dict.fromkeys(keys):
+                self._tables.move_to_end(key)
+        checker = self._checker
+        if checker is None or not keys:
+            return verify_columns(keys, messages, signatures)
+        if tables is not None and set(map(len, signatures)) == {64}:
+            verdicts = checker.confirm(tables, keys, messages, signatures)
+        else:
+            verdicts = self._confirm_some(checker, keys, messages, signatures)
         if all(verdicts):
             return verdicts
         rest = [place for place, is_valid in enumerate(verdicts) if not is_valid]
@@ -120,6 +114,34 @@ class KnownKeys:
         """Wait until the thread that makes the code has ended, if one was started."""
         if self._thread is not None:
             self._thread.join()
+
+    def _find_tables(self, keys: Sequence[bytes]) -> "list[Table] | None":
+        """Return each key's table, or None if some have none."""
+        try:
+            return list(map(self._tables.__getitem__, keys))
+        except KeyError:
+            return None
+
+    def _confirm_some(
+        self,
+        checker: "TableChecker",
+        keys: Sequence[bytes],
+        messages: Sequence[bytes],
+        signatures: Sequence[bytes],
+    ) -> list[bool]:
+        """Return which are certainly valid; those without a table or the length are not."""
+        known = [
+            place
+            for place, (key, signature) in enumerate(zip(keys, signatures, strict=True))
+            if key in self._tables and len(signature) == 64
+        ]
+        verdicts = [False] * len(keys)
+        if known:
+            tables = [self._tables[keys[place]] for place in known]
+            confirmed = checker.confirm(tables, *_pick(known, keys, messages, signatures))
+            for place, is_confirmed in zip(known, confirmed, strict=True):
+                verdicts[place] = is_confirmed
+        return verdicts
 
     def _note_uses(self, key: bytes, uses: int) -> None:
         """Count, and make the key's table once it has earned one."""

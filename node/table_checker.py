@@ -6,20 +6,20 @@ What a confirmation means, and why only confirmations are worth anything, stands
 import ctypes
 import hashlib
 import struct
-from array import array
 from collections.abc import Sequence
-from typing import Final
+from operator import attrgetter
+from typing import Final, TypeVar
 
 from nacl.signing import SigningKey
 
 from atpar.ledger.keys import FIELD_PRIME, Point, decode_point, verify_columns
-from atpar.node.challenge_code import BLOCK_BYTES, make_padding
+from atpar.node.challenge_code import MOST_ADDED_BYTES
 from atpar.node.curve_code import (
     ALIGNMENT,
-    BUILD_SCRATCH_WORDS,
-    SCRATCH_WORDS,
-    TABLE_WORDS,
+    BASE_SHAPE,
+    KEY_SHAPE,
     CurveCode,
+    Shape,
     compile_curve_code,
     count_lanes,
     pack_point,
@@ -28,10 +28,12 @@ from atpar.node.curve_code import (
 _WORD_BYTES: Final = 8
 _BASE_POINT_BYTES: Final = (4 * pow(5, -1, FIELD_PRIME) % FIELD_PRIME).to_bytes(32, "little")
 _TESTED_KEYS: Final = 8
-_POINTS_BYTES: Final = 64
-"""R and A, hashed before the message."""
-_NO_NUMBER: Final = bytes(32)
-"""Where k will stand."""
+_MEMORY_BYTES: Final = 128 * 1024
+"""Enough for 64 signatures of payments; calls that need more get it for themselves."""
+
+T = TypeVar("T")
+
+_get_address: Final = attrgetter("address")
 
 
 def make_checker() -> "TableChecker":
@@ -50,29 +52,32 @@ class Table:
 
     __slots__ = ("_memory", "address")
 
-    def __init__(self) -> None:
-        self._memory = (ctypes.c_uint64 * (TABLE_WORDS + ALIGNMENT // _WORD_BYTES))()
+    def __init__(self, shape: Shape) -> None:
+        self._memory = (ctypes.c_uint64 * (shape.words + ALIGNMENT // _WORD_BYTES))()
         self.address = -(-ctypes.addressof(self._memory) // ALIGNMENT) * ALIGNMENT
 
 
 class TableChecker:
-    """The code with the table of the base point."""
+    """The code with the table of the base point. For one thread."""
 
     def __init__(self, code: CurveCode) -> None:
         self._code = code
         base = decode_point(_BASE_POINT_BYTES)
         assert base is not None
-        self._base = self.build(base)
+        self._base = self._build(base, BASE_SHAPE)
+        self._memory = _allocate(_MEMORY_BYTES)
+        """Scratch, kept: to get it anew takes as long as some signatures."""
 
     def build_negative(self, point: Point) -> Table:
         """Return the table of a key's negative, as `confirm` takes it."""
-        return self.build((-point[0] % FIELD_PRIME, point[1]))
+        return self._build((-point[0] % FIELD_PRIME, point[1]), KEY_SHAPE)
 
-    def build(self, point: Point) -> Table:
-        """Return the table of a point."""
-        table = Table()
-        scratch = (ctypes.c_uint64 * BUILD_SCRATCH_WORDS)()
-        self._code.build(pack_point(point), table.address, ctypes.addressof(scratch))
+    def _build(self, point: Point, shape: Shape) -> Table:
+        table = Table(shape)
+        scratch = (ctypes.c_uint64 * shape.scratch_words)()
+        self._code.build(
+            pack_point(point), shape.rows, shape.half, table.address, ctypes.addressof(scratch)
+        )
         return table
 
     def confirm(
@@ -83,68 +88,80 @@ class TableChecker:
         signatures: Sequence[bytes],
     ) -> list[bool]:
         """Return which signatures, of 64 bytes each, are certainly valid. At least one."""
-        texts = [
-            b"".join((signature[:32], key, message, make_padding(_POINTS_BYTES + len(message))))
-            for key, message, signature in zip(keys, messages, signatures, strict=True)
-        ]
-        numbers = self._make_numbers(texts, [signature[32:] for signature in signatures])
-        addresses = [table.address for table in tables]
-        return self._compare(addresses, numbers, [signature[:32] for signature in signatures])
+        count = len(tables)
+        assert len(keys) == len(messages) == len(signatures) == count
+        addresses = self._fill_lanes(list(map(_get_address, tables)))
+        messages = self._fill_lanes(messages)
+        room = len(addresses)
+        key_bytes = b"".join(self._fill_lanes(keys))
+        message_bytes = b"".join(messages)
+        signature_bytes = b"".join(self._fill_lanes(signatures))
+        # The code reads so much, whatever is there.
+        assert (len(key_bytes), len(signature_bytes)) == (32 * room, 64 * room)
+        size = self._code.count_scratch_bytes(room, len(message_bytes))
+        fits = size + room <= _MEMORY_BYTES
+        memory = self._memory if fits else _allocate(size + room)
+        self._code.confirm(
+            room,
+            self._base.address,
+            struct.pack(f"{room}Q", *addresses),
+            key_bytes,
+            message_bytes,
+            struct.pack(f"{room}Q", *map(len, messages)),
+            signature_bytes,
+            ctypes.addressof(memory),
+            ctypes.addressof(memory) + size,
+        )
+        return list(map(bool, memory[size : size + count]))
 
     def compare(
-        self, addresses: list[int], numbers: list[bytes], encodings: list[bytes]
+        self, addresses: Sequence[int], numbers: Sequence[bytes], signatures: Sequence[bytes]
     ) -> list[bool]:
-        """Return for each table (of -A), k and s, and R whether s B - k A is encoded as R.
+        """Return for each table (of -A), k, and R and s whether s B - k A is encoded as R.
 
         Not if s is the group's order or more. At least one.
         """
-        idle = self._count_idle(len(encodings))
-        packed = ctypes.create_string_buffer(b"".join((*numbers, *numbers[:2] * idle)))
-        return self._compare(addresses, packed, encodings)
-
-    def compute_challenges(self, texts: list[bytes]) -> list[bytes]:
-        """Return k of each text, padded to blocks, as 32 bytes, least first."""
-        numbers = self._make_numbers(texts, [bytes(32)] * len(texts)).raw
-        return [numbers[64 * place : 64 * place + 32] for place in range(len(texts))]
-
-    def _count_idle(self, count: int) -> int:
-        """Return how many lanes are left over: they do the first one's work again."""
-        return -count % self._code.lanes
-
-    def _make_numbers(
-        self, texts: list[bytes], factors: list[bytes]
-    ) -> "ctypes.Array[ctypes.c_char]":
-        """Return k of each text and the factor s beside it, idle lanes included."""
-        idle = self._count_idle(len(texts))
-        texts, factors = texts + texts[:1] * idle, factors + factors[:1] * idle
-        blocks = array("I", [len(text) // BLOCK_BYTES for text in texts])
-        numbers = ctypes.create_string_buffer(_NO_NUMBER + _NO_NUMBER.join(factors))
-        self._code.challenge(
-            len(texts), b"".join(texts), blocks.buffer_info()[0], ctypes.addressof(numbers)
-        )
-        return numbers
-
-    def _compare(
-        self,
-        addresses: list[int],
-        numbers: "ctypes.Array[ctypes.c_char]",
-        encodings: list[bytes],
-    ) -> list[bool]:
-        count = len(encodings)
-        idle = self._count_idle(count)
-        room = count + idle
-        scratch = (ctypes.c_uint64 * (SCRATCH_WORDS * room))()
-        verdicts = (ctypes.c_uint8 * room)()
+        count = len(addresses)
+        addresses, numbers = self._fill_lanes(addresses), self._fill_lanes(numbers)
+        room = len(addresses)
+        scratch = _allocate(self._code.count_scratch_bytes(room, 0))
+        verdicts = _allocate(room)
         self._code.check(
             room,
             self._base.address,
-            struct.pack(f"{room}Q", *addresses, *addresses[:1] * idle),
-            ctypes.addressof(numbers),
-            b"".join((*encodings, *encodings[:1] * idle)),
+            struct.pack(f"{room}Q", *addresses),
+            b"".join(numbers),
+            b"".join(self._fill_lanes(signatures)),
             ctypes.addressof(scratch),
             ctypes.addressof(verdicts),
         )
         return list(map(bool, verdicts[:count]))
+
+    def compute_challenges(self, points: Sequence[bytes], messages: Sequence[bytes]) -> list[bytes]:
+        """Return k of each R and A, as 64 bytes, and message, as 32 bytes, least first."""
+        count = len(points)
+        points, messages = self._fill_lanes(points), self._fill_lanes(messages)
+        room, joined = len(points), b"".join(messages)
+        numbers, blocks = _allocate(32 * room), _allocate(4 * room)
+        texts = _allocate(len(joined) + MOST_ADDED_BYTES * room)
+        self._code.challenge(
+            room,
+            b"".join(pair[32:] for pair in points),
+            joined,
+            struct.pack(f"{room}Q", *map(len, messages)),
+            b"".join(points),
+            *map(ctypes.addressof, (numbers, blocks, texts)),
+        )
+        return [bytes(numbers[32 * place : 32 * place + 32]) for place in range(count)]
+
+    def _fill_lanes(self, column: Sequence[T]) -> Sequence[T]:
+        """Return a column in which the first one's work is done again in lanes left over."""
+        idle = -len(column) % self._code.lanes
+        return [*column, *[column[0]] * idle] if idle else column
+
+
+def _allocate(size: int) -> "ctypes.Array[ctypes.c_uint8]":
+    return (ctypes.c_uint8 * size)()
 
 
 def compare_with_library(checker: TableChecker) -> None:

@@ -137,6 +137,11 @@ class Verifier:
         self.restarts = 0
         """Workers that were replaced."""
         self._metrics = metrics
+        self._measures = [
+            (metrics.verify_batch_size.labels(label), metrics.verify_seconds.labels(label))
+            for label in (priority.name.lower() for priority in Priority)
+        ]
+        """Of each priority."""
         self._command = (*command, f"{key_tables}")
         self._queues: dict[Priority, deque[_Piece]] = {p: deque() for p in Priority}
         self._signatures = dict.fromkeys(Priority, 0)
@@ -146,8 +151,8 @@ class Verifier:
         """For what is checked in line; each worker has its own."""
         self._running: list[_Worker] = []
         self._ticket = 0
-        self._in_line = dict.fromkeys(Priority, 0)
-        """Calls that are being checked without workers."""
+        self._in_line = [0] * len(Priority)
+        """Calls of each priority that are being checked without workers."""
         self._in_line_turns = trio.lowlevel.ParkingLot()
         self._is_stopped = False
 
@@ -275,7 +280,7 @@ class Verifier:
         try:
             for start in range(0, len(triples), VERIFY_PIECE_SIGNATURES):
                 await trio.lowlevel.checkpoint()
-                while any(self._in_line[other] for other in Priority if other < priority):
+                while any(self._in_line[:priority]):
                     await self._in_line_turns.park()
                 piece = triples[start : start + VERIFY_PIECE_SIGNATURES]
                 verdicts += self._known.verify_columns(*zip(*piece, strict=True))
@@ -396,9 +401,9 @@ class Verifier:
         return True
 
     def _report(self, priority: Priority, signatures: int, seconds: float) -> None:
-        label = priority.name.lower()
-        self._metrics.verify_batch_size.labels(label).observe(signatures)
-        self._metrics.verify_seconds.labels(label).observe(seconds)
+        batch_size, duration = self._measures[priority]
+        batch_size.observe(signatures)
+        duration.observe(seconds)
 
 
 def _cut(job: _Job, columns: Columns) -> list[_Piece]:

@@ -139,10 +139,17 @@ MUTANTS = (
         (test("tests/ledger/test_batch.py"),),
     ),
     Mutant(
-        "known keys of which every signature is believed",
+        "known keys among others of which every signature is believed",
         "node/known_keys.py",
-        "            verdicts[place] = is_confirmed\n",
-        "            verdicts[place] = is_confirmed or True\n",
+        "                verdicts[place] = is_confirmed\n",
+        "                verdicts[place] = is_confirmed or True\n",
+        (test("tests/node/test_known_keys.py"),),
+    ),
+    Mutant(
+        "batch of known keys of which every signature is believed",
+        "node/known_keys.py",
+        "            verdicts = checker.confirm(tables, keys, messages, signatures)\n",
+        "            verdicts = [True] * len(keys)\n",
         (test("tests/node/test_known_keys.py"),),
     ),
     Mutant(

@@ -18,11 +18,20 @@ from nacl.signing import SigningKey
 from atpar.ledger import keys as rule
 from atpar.ledger.keys import GROUP_ORDER
 from atpar.node import known_keys
-from atpar.node.challenge_code import make_padding, write_reduce
-from atpar.node.curve_code import compile_curve_code, count_lanes
+from atpar.node.challenge_code import write_reduce
+from atpar.node.curve_code import (
+    BASE_SHAPE,
+    ENTRY_WORDS,
+    KEY_SHAPE,
+    Shape,
+    compile_curve_code,
+    count_lanes,
+    make_hot_writer,
+    write_recode,
+)
 from atpar.node.known_keys import KnownKeys
 from atpar.node.limits import KEY_USES_FOR_TABLE
-from atpar.node.machine_code import compile_module
+from atpar.node.machine_code import WORD, compile_module, declare
 from atpar.node.table_checker import TableChecker, compare_with_library, make_checker
 from tests.ledger import curve
 
@@ -67,8 +76,8 @@ def compute_sums(
     tables = {point: checker.build_negative(point) for point, _, _, _ in rows}
     return checker.compare(
         [tables[point].address for point, _, _, _ in rows],
-        [number.to_bytes(32, "little") for _, k, s, _ in rows for number in (k, s)],
-        [encoding for _, _, _, encoding in rows],
+        [k.to_bytes(32, "little") for _, k, _, _ in rows],
+        [encoding + s.to_bytes(32, "little") for _, _, s, encoding in rows],
     )
 
 
@@ -90,8 +99,10 @@ EDGES = [
     2**252 - 1,
     GROUP_ORDER - 1,
     GROUP_ORDER // 2,
-    sum(64 << 7 * window for window in range(36)),  # every digit at the edge of its sign
+    sum(64 << 7 * window for window in range(36)),  # every digit of k at the edge of its sign
     sum(65 << 7 * window for window in range(36)),  # every digit negative, each with a carry
+    sum(512 << 10 * window for window in range(25)),  # the same of s
+    sum(513 << 10 * window for window in range(25)),
 ]
 
 
@@ -133,29 +144,95 @@ def test_s_is_below_the_order_or_not_confirmed(checker: TableChecker) -> None:
     assert compute_sums(checker, rows) == [True, False]
 
 
+@pytest.mark.parametrize("lanes", [1, 8])
+@pytest.mark.parametrize("shape", [KEY_SHAPE, BASE_SHAPE])
+def test_entries_of_any_number_stand_in_the_table(shape: Shape, lanes: int) -> None:
+    """Also of an s that is far above the order: it comes from whoever sends a signature."""
+    module = ir.Module("recode")
+    write_recode(module, "recode", shape, lanes)
+    engine = compile_module(str(module))
+    address = engine.get_function_address("recode")
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_void_p)
+    recode, rng, table, entry_bytes = kind(address), random.Random(3), 128 << 40, 8 * ENTRY_WORDS
+    entries = (ctypes.c_uint64 * (shape.rows * lanes))()
+    some = [rng.getrandbits(256) for _ in range(100)]
+    for number in [*EDGES, GROUP_ORDER, 2**255, 2**256 - 1, *some]:
+        recode(number.to_bytes(32, "little"), table, ctypes.addressof(entries))
+        total = 0
+        for row, entry in enumerate(entries[::lanes]):
+            is_negative = entry % 2
+            place, rest = divmod(entry - is_negative - table, entry_bytes)
+            multiple = place - row * (shape.half + 1)
+            assert rest == 0
+            assert 0 <= multiple <= shape.half
+            total += (-multiple if is_negative else multiple) << shape.bits * row
+        assert total == number
+
+
+@pytest.mark.parametrize("lanes", sorted({1, count_lanes()}))
+def test_products_of_the_widest_limbs_are_right_and_narrow(lanes: int) -> None:
+    kind = WORD if lanes == 1 else ir.VectorType(WORD, lanes)
+    module = ir.Module("product")
+    pointers = [kind.as_pointer()] * 3
+    function = declare(module, "product", pointers, result=ir.VoidType(), is_internal=False)
+    w = make_hot_writer(function, lanes)
+    out, *factors = function.args
+    loaded = [[w.b.load(w.at(each, i), align=8) for i in range(5)] for each in factors]
+    for i, limb in enumerate(w.multiply(*loaded)):
+        w.b.store(limb, w.at(out, i), align=8)
+    w.b.ret_void()
+    engine = compile_module(str(module))
+    multiply = ctypes.CFUNCTYPE(*[None, *[ctypes.c_void_p] * 3])(
+        engine.get_function_address("product")
+    )
+
+    rng, widest = random.Random(17), 2**51 + 2**14 - 1
+    numbers = [(ctypes.c_uint64 * (5 * lanes))() for _ in range(3)]
+    for turn in range(1_000):
+        for number in numbers[1:]:
+            number[:] = [
+                rng.choice((widest, 2**51, 2**51 - 1, 0, rng.randrange(widest))) if turn else widest
+                for _ in number
+            ]
+        multiply(*map(ctypes.addressof, numbers))
+        assert max(numbers[0]) <= widest
+        for lane in range(lanes):
+            product, one, other = (
+                sum(limb << 51 * i for i, limb in enumerate(number[lane::lanes]))
+                for number in numbers
+            )
+            assert product % curve.P == one * other % curve.P
+
+
 # ---- the numbers k, against hashlib and plain integers
 
 
-def compute_challenges(checker: TableChecker, texts: list[bytes]) -> list[int]:
-    padded = [text + make_padding(len(text)) for text in texts]
-    return [int.from_bytes(k, "little") for k in checker.compute_challenges(padded)]
+POINTS = [hashlib.sha512(b"R and A %d" % number).digest() for number in range(20)]
 
 
-def expect_challenge(text: bytes) -> int:
-    return int.from_bytes(hashlib.sha512(text).digest(), "little") % GROUP_ORDER
+def check_challenges(checker: TableChecker, messages: list[bytes]) -> None:
+    points = [POINTS[place % 20] for place in range(len(messages))]
+    assert checker.compute_challenges(points, messages) == [
+        (number % GROUP_ORDER).to_bytes(32, "little")
+        for number in (
+            int.from_bytes(hashlib.sha512(pair + message).digest(), "little")
+            for pair, message in zip(points, messages, strict=True)
+        )
+    ]
 
 
-def test_challenges_of_texts_of_every_length(checker: TableChecker) -> None:
+def test_challenges_of_messages_of_every_length(checker: TableChecker) -> None:
     rng = random.Random(7)
-    texts = [rng.randbytes(length) for length in [*range(520), 65_536, 65_537]]
-    assert compute_challenges(checker, texts) == list(map(expect_challenge, texts))
+    check_challenges(
+        checker, [rng.randbytes(length) for length in [*range(520), 65_536, 65_537, 0]]
+    )
 
 
 @given(st.lists(st.binary(max_size=700), min_size=1, max_size=20))
-def test_challenges_of_texts_of_any_lengths_side_by_side(
-    checker: TableChecker, texts: list[bytes]
+def test_challenges_of_messages_of_any_lengths_side_by_side(
+    checker: TableChecker, messages: list[bytes]
 ) -> None:
-    assert compute_challenges(checker, texts) == list(map(expect_challenge, texts))
+    check_challenges(checker, messages)
 
 
 def test_reducing_at_the_edges_and_anywhere() -> None:
@@ -179,6 +256,45 @@ def test_reducing_at_the_edges_and_anywhere() -> None:
     for number in numbers:
         reduce(number.to_bytes(64, "little"), ctypes.addressof(out))
         assert int.from_bytes(out.raw, "little") == number % order, number
+
+
+# ---- whole signatures
+
+
+def test_batches_of_any_size_and_messages_of_any_length(checker: TableChecker) -> None:
+    """Up to what needs more memory than is kept; every third signature is another's."""
+    tables = []
+    for key in KEYS:
+        point = rule.decode_point(key)
+        assert point is not None
+        tables.append(checker.build_negative(point))
+    rng = random.Random(13)
+    for count in (1, 2, 7, 8, 9, 64, 65, 300):
+        triples = [sign(place % 6, rng.randbytes(rng.randrange(700))) for place in range(count)]
+        keys, messages, signatures = map(list, zip(*triples, strict=True))
+        signatures[::3] = [sign(place % 6)[2] for place in range(0, count, 3)]
+        own = [tables[place % 6] for place in range(count)]
+        verdicts = checker.confirm(own, keys, messages, signatures)
+        assert verdicts == [place % 3 != 0 for place in range(count)]
+    key, message, signature = sign(2, bytes(300_000))
+    assert checker.confirm([tables[2]] * 2, [key] * 2, [message, b""], [signature] * 2) == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "last"), [(0, []), (0, [bytes(31)]), (1, []), (2, []), (2, [bytes(63)])]
+)
+def test_columns_that_are_too_short_are_never_read(
+    checker: TableChecker, column: int, last: list[bytes]
+) -> None:
+    point = rule.decode_point(KEYS[0])
+    assert point is not None
+    columns = [[each] * 8 for each in sign(0)]
+    columns[column][-1:] = last
+    with pytest.raises(AssertionError):
+        checker.confirm([checker.build_negative(point)] * 8, *columns)
 
 
 # ---- the rule
@@ -392,11 +508,11 @@ def test_code_that_is_never_ready_delays_nothing(monkeypatch: pytest.MonkeyPatch
 def test_code_that_answers_otherwise_than_the_library_is_not_used(answer: int) -> None:
     honest = compile_curve_code(count_lanes())
 
-    def check(count: int, *arguments: object) -> None:
+    def confirm(count: int, *arguments: object) -> None:
         address = arguments[-1]
         assert isinstance(address, int)
         ctypes.memset(address, answer, count)
 
-    liar = TableChecker(dataclasses.replace(honest, check=check))
+    liar = TableChecker(dataclasses.replace(honest, confirm=confirm))
     with pytest.raises(RuntimeError, match="does not give the library's verdicts"):
         compare_with_library(liar)
