@@ -5,7 +5,7 @@ one run the same steps; they differ in what happens to a transaction that may no
 builder leaves it out, the checker refuses the block.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -96,6 +96,8 @@ from atpar.ledger.transactions import Transaction
 
 BLOCK_OVERHEAD_BYTES: Final = 1_024
 """What a block's header and framing may take of `max_block_bytes`."""
+_FORESEEN: Final = 256
+"""Transactions that are prepared together: what they need stays in the processor's cache."""
 TRANSACTION_OVERHEAD_BYTES: Final = 5
 """The longest length prefix of one envelope inside a block."""
 
@@ -196,7 +198,7 @@ class _Run:
         self.voters = identify_validators(get_validators(parent))
         self.context = Context(self.overlay, chain_id=chain_id, height=height, now_ms=now_ms)
         self.context.apply = _apply
-        self.plain = PlainPayments(self.context)
+        self._plain = PlainPayments(self.context)
         activate_params(self.overlay, height=height)
         activate_recoveries(self.overlay, now_ms=now_ms)
         self.params = get_params(self.overlay)
@@ -215,6 +217,13 @@ class _Run:
             find_used=self._ids.find,
             read_account=self.context.read_account,
         )
+
+    def foresee(self, transactions: Sequence[Transaction]) -> Iterator[Transaction]:
+        """Yield the transactions that are to be added, and prepare for a few at a time."""
+        for first in range(0, len(transactions), _FORESEEN):
+            following = transactions[first : first + _FORESEEN]
+            self._plain.foresee(following)
+            yield from following
 
     def add(self, tx: Transaction) -> str | None:
         """Execute one transaction and add its receipt, if it finds room.
@@ -238,7 +247,7 @@ class _Run:
             return self._name_excess(size, ops)
         unresolved = self._entrance.check(tx)
         self.context.tx_index, code, failed_op = index, 0, None
-        if not (tx.are_own_payments and self.plain.pay(body.sender, body.ops)):  # type: ignore[arg-type]
+        if not (tx.are_own_payments and self._plain.pay(body.sender, body.ops)):  # type: ignore[arg-type]
             code, failed_op = self._apply(tx, unresolved)
         self._ids.record(tx)
         self._bytes += size
@@ -261,7 +270,7 @@ class _Run:
     def _apply(self, tx: Transaction, unresolved: Unresolved) -> tuple[int, int | None]:
         """Apply the operations by their rules; return code and failed operation for the receipt."""
         context, overlay = self.context, self.overlay
-        self.plain.settle()
+        self._plain.settle()
         overlay.checkpoint()
         context.tx = tx
         posted = len(context.postings)
@@ -286,7 +295,7 @@ class _Run:
         """Return the block with its roots."""
         parent = template.parent
         height = parent.height + 1
-        self.plain.settle()
+        self._plain.settle()
         self._ids.close()
         if height % self.params.epoch_blocks == 0:
             begin_epoch(self.overlay)
@@ -356,8 +365,7 @@ def build_block(
         chain_id=chain_id,
     )
     refused: list[tuple[Transaction, Refused]] = []
-    run.plain.foresee(candidates)
-    for tx in candidates:
+    for tx in run.foresee(candidates):
         try:
             run.add(tx)
         except Refused as refusal:
@@ -388,8 +396,7 @@ def execute_block(
         raise BlockInvalid("transactions: not those of the block")
     _check_same("tx_count", header.tx_count, len(transactions))
     run = _Run(parent, height=header.height, now_ms=header.timestamp_ms, chain_id=chain_id)
-    run.plain.foresee(transactions)
-    for position, tx in enumerate(transactions):
+    for position, tx in enumerate(run.foresee(transactions)):
         try:
             excess = run.add(tx)
         except Refused as refusal:

@@ -1,17 +1,19 @@
 """Payments in whose way no rule can stand, made on bare numbers: most of what blocks consist of.
 
 A shortcut past `payments.py`, which has the rules, for transactions of one account's own payments.
-An account enters a `_Lane` once a block, if its state, its participant's and the asset's are such
-that only the amount could still be refused; from then on a payment is a few look-ups and additions.
-Whatever is not so plain is left to the rules, which alone refuse, and a transaction is made here as
-a whole or not at all.
+An account is looked at once a block: its state, its participant's and the asset's tell whether only
+the amount of a payment could still be refused. From then on a payment is a few look-ups and
+additions. Whatever is not so plain is left to the rules, which alone refuse, and a transaction is
+made here as a whole or not at all.
 
 Meanwhile the overlay has older balances. So before anything else reads or writes the state, and at
-the end of a block, `settle` writes what was moved, and every account has to enter anew.
+the end of a block, `settle` writes what was moved, and every account is looked at anew.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
+
+from msgspec import Struct
 
 from atpar.ledger.context import Context, change_posted, is_suspended
 from atpar.ledger.limits import MAX_SUM
@@ -20,6 +22,7 @@ from atpar.ledger.records import (
     ASSETS,
     BALANCES,
     NO_BALANCE,
+    Account,
     AccountStatus,
     Balance,
     Pause,
@@ -32,21 +35,27 @@ _CLOSED: Final = AccountStatus.CLOSED
 _PAUSE_TRANSFER: Final = int(Pause.TRANSFER)
 
 
+class _Party(Struct, frozen=True, gc=False):
+    """An account in a lane."""
+
+    key: bytes
+    """Its balance's."""
+    balance: Balance
+    """As the overlay has it."""
+    may_pay: bool
+    may_receive: bool
+
+
 class _Lane:
     """What plain payments of one asset know of accounts, by their ids."""
 
-    __slots__ = ("before", "ceiling", "code", "payers", "posted", "receivers")
+    __slots__ = ("ceiling", "code", "parties", "posted")
 
     def __init__(self, code: str, ceiling: int) -> None:
         self.code = code
         self.ceiling = ceiling
-        """Below which amount nothing but account and balance can keep anybody from paying."""
-        self.before: dict[str, tuple[bytes, Balance]] = {}
-        """Key and record of the balance, as the overlay has it."""
-        self.payers: dict[str, Balance] = {}
-        """The same records, of accounts that may pay."""
-        self.receivers: dict[str, int] = {}
-        """What accounts that may receive had posted before."""
+        """From which amount on a payment needs travel-rule data; 0: nothing is plain."""
+        self.parties: dict[str, _Party] = {}
         self.posted: dict[str, int] = {}
         """What those have posted now that paid or received."""
 
@@ -62,18 +71,22 @@ class PlainPayments:
 
     def foresee(self, transactions: Iterable[Transaction]) -> None:
         """Look up at once the accounts of the payments that are to come."""
-        named: dict[str, dict[str, None]] = {}
-        code, accounts = "", dict[str, None]()
+        lane, unknown = None, dict[str, list[str]]()
         for tx in transactions:
-            if tx.are_own_payments:
-                payments: Sequence[Any] = tx.body.ops
-                for op in payments:
-                    if op.asset != code:
-                        code = op.asset
-                        accounts = named.setdefault(code, {})
-                    accounts[op.debtor] = accounts[op.creditor] = None
-        for code, accounts in named.items():
-            self._admit(self._open(code), list(accounts))
+            if not tx.are_own_payments:
+                continue
+            payments: Sequence[Any] = tx.body.ops
+            for op in payments:
+                if lane is None or op.asset != lane.code:
+                    lane = self._lanes.get(op.asset) or self._open(op.asset)
+                    parties, wanted = lane.parties, unknown.setdefault(op.asset, [])
+                if op.creditor not in parties:
+                    wanted.append(op.creditor)
+            if op.debtor not in parties:
+                wanted.append(op.debtor)
+        for code, wanted in unknown.items():
+            if self._lanes[code].ceiling:
+                self._admit_all(self._lanes[code], wanted)
 
     def pay(self, debtor: str, ops: Sequence[Transfer]) -> bool:
         """Make an account's own payments, all or none; return whether they were made.
@@ -82,34 +95,36 @@ class PlainPayments:
         """
         ctx, code = self._ctx, ops[0].asset
         lane = self._lanes.get(code) or self._open(code)
-        ceiling, receivers, posted = lane.ceiling, lane.receivers, lane.posted
-        payer = lane.payers.get(debtor)
-        if payer is None:
-            self._admit(lane, (debtor,))
-            payer = lane.payers.get(debtor)
-            if payer is None:
-                return False
-        free = posted.get(debtor, payer.posted) - payer.held
+        ceiling, parties, posted = lane.ceiling, lane.parties, lane.posted
+        if not ceiling:
+            return False
+        payer = parties.get(debtor) or self._admit(lane, debtor)
+        if not payer.may_pay:
+            return False
+        held = payer.balance.held
+        free = posted.get(debtor, payer.balance.posted) - held
         for op in ops:
             creditor, amount = op.creditor, op.amount
-            if creditor not in receivers:
-                self._admit(lane, (creditor,))
+            receiver = parties.get(creditor) or self._admit(lane, creditor)
             # No credit is the debtor's own, so what it has left is known without making them.
             if (
                 not 0 < amount < free
-                or amount >= ceiling
+                or (amount >= ceiling and not (op.travel_rule_ack and op.travel_rule_hash))
                 or op.asset != code
                 or creditor == debtor
-                or creditor not in receivers
+                or not receiver.may_receive
             ):
                 return False
             free -= amount
         index, note = ctx.tx_index, ctx.postings.append
         for op_index, op in enumerate(ops):
             creditor, amount = op.creditor, op.amount
-            posted[creditor] = posted.get(creditor, receivers[creditor]) + amount
+            before = posted.get(creditor)
+            if before is None:
+                before = parties[creditor].balance.posted
+            posted[creditor] = before + amount
             note(Posting(index, op_index, code, debtor, creditor, amount))
-        posted[debtor] = free + payer.held
+        posted[debtor] = free + held
         return True
 
     def settle(self) -> None:
@@ -117,8 +132,8 @@ class PlainPayments:
         for lane in self._lanes.values():
             moved: dict[bytes, Balance] = {}
             for account, posted in lane.posted.items():
-                key, balance = lane.before[account]
-                moved[key] = change_posted(balance, posted)
+                party = lane.parties[account]
+                moved[party.key] = change_posted(party.balance, posted)
             self._ctx.overlay.put_all(BALANCES, moved)
         self._lanes.clear()
 
@@ -127,10 +142,7 @@ class PlainPayments:
         return lane
 
     def _find_ceiling(self, code: str) -> int:
-        """Return below which amount an asset's rules cannot refuse a payment; 0: they might any.
-
-        That is where there is a pause, a limit, a tier; or no such asset.
-        """
+        """Return a lane's ceiling; 0 where there is a pause, a limit, a tier, or no such asset."""
         asset = self._ctx.overlay.get(ASSETS, code.encode())
         if asset is None:
             return 0
@@ -139,24 +151,34 @@ class PlainPayments:
             return 0
         return MAX_SUM if terms.travel_rule_from is None else terms.travel_rule_from
 
-    def _admit(self, lane: _Lane, account_ids: Sequence[str]) -> None:
-        """Let accounts pay, or receive, in a lane if no rule could keep them from that."""
+    def _admit(self, lane: _Lane, account_id: str) -> _Party:
+        """Let one account into a lane."""
+        key = f"{lane.code}|{account_id}".encode()
+        account = self._ctx.read_account(account_id.encode())
+        self._judge(lane, ((account_id, account, key, self._ctx.read_balance(key)),))
+        return lane.parties[account_id]
+
+    def _admit_all(self, lane: _Lane, account_ids: Sequence[str]) -> None:
+        """Let many accounts into a lane."""
         ctx = self._ctx
         accounts = ctx.accounts.read_all([account_id.encode() for account_id in account_ids])
         keys = [f"{lane.code}|{account_id}".encode() for account_id in account_ids]
         balances = ctx.balances.read_all(keys)
-        before, payers, receivers = lane.before, lane.payers, lane.receivers
-        for account_id, account, key, found in zip(
-            account_ids, accounts, keys, balances, strict=True
-        ):
-            if account is None or account.blocked or is_suspended(ctx, account_id):
-                continue
-            balance = found or NO_BALANCE
-            if balance.blocked:
-                continue
-            if account_id not in before:
-                before[account_id] = key, balance
-            if account.status is not _CLOSED and not balance.frozen:
-                payers[account_id] = balance
-            if account.status is _OPEN and not account.reference_required:
-                receivers[account_id] = balance.posted
+        self._judge(lane, zip(account_ids, accounts, keys, balances, strict=True))
+
+    def _judge(
+        self, lane: _Lane, found: Iterable[tuple[str, Account | None, bytes, Balance | None]]
+    ) -> None:
+        """Put down what no rule could keep accounts from: id, account, key and balance of each."""
+        ctx, parties = self._ctx, lane.parties
+        for account_id, account, key, known in found:
+            balance, may_pay, may_receive = known or NO_BALANCE, False, False
+            if not (
+                account is None
+                or account.blocked
+                or balance.blocked
+                or is_suspended(ctx, account_id)
+            ):
+                may_pay = account.status is not _CLOSED and not balance.frozen
+                may_receive = account.status is _OPEN and not account.reference_required
+            parties[account_id] = _Party(key, balance, may_pay, may_receive)

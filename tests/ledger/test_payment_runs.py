@@ -292,6 +292,8 @@ BLOCKS = st.lists(
                 st.sampled_from((*ACCOUNTS, "DLTA/nobody")),
                 st.sampled_from((1, 1, 1, 199, 300, 800, 1_000)),
                 st.sampled_from((HKD, HKD, HKD, HKD, CNH, "USD.JDCL")),
+                st.sampled_from((None, None, bytes(range(32)))),
+                st.booleans(),
             ),
             min_size=1,
             max_size=3,
@@ -304,7 +306,7 @@ BLOCKS = st.lists(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(BLOCKS, st.lists(st.sampled_from(ACCOUNTS), min_size=9, max_size=9), st.booleans())
 def test_plain_payments_among_other_transactions_do_what_they_do_in_full(
     block: list[Any], senders: list[str], are_of_two_blocks: bool
@@ -314,7 +316,11 @@ def test_plain_payments_among_other_transactions_do_what_they_do_in_full(
     txs = []
     for sender, content in zip(senders, block, strict=False):
         if isinstance(content, list):
-            ops = [transfer(sender, *rest) for rest in content if rest[0] != sender]
+            ops = [
+                replace(transfer(sender, *rest), travel_rule_hash=data, travel_rule_ack=is_sent)
+                for *rest, data, is_sent in content
+                if rest[0] != sender
+            ]
             if ops:
                 txs.append(world.make(*ops, sender=sender))
         else:
