@@ -12,6 +12,7 @@ import tempfile
 import time
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -149,10 +150,14 @@ def run_blocks(
     return {f"{name}_us": round(compute_median(times), 2) for name, times in spent.items()}
 
 
-def measure(*, accounts: int, blocks: int, transactions: int, seed: int) -> Report:
-    """Return what a state of this size takes."""
+@contextmanager
+def provide_state(accounts: int, *, seed: int) -> Iterator[tuple[Chain, Path]]:
+    """Within the block, provide a chain with so many accounts, and the folder of its store.
+
+    To be entered before this process opens any store: LevelDB's thread does not survive a fork.
+    """
     with tempfile.TemporaryDirectory(prefix="atpar-bench-") as folder:
-        path, start = Path(folder) / "chain.db", time.perf_counter()
+        path = Path(folder) / "chain.db"
         chain = build_chain(0, seed=seed)
         # Forked, so that both have the same chain: its certificates are new each time.
         builder = multiprocessing.get_context("fork").Process(
@@ -161,14 +166,29 @@ def measure(*, accounts: int, blocks: int, transactions: int, seed: int) -> Repo
         builder.start()
         builder.join()
         assert builder.exitcode == 0, builder.exitcode
-        built_s = time.perf_counter() - start
         chain.accounts = accounts
-        store = open_store(path, chain_id=chain.chain_id)
-        before = read_memory()
+        yield chain, path
+
+
+@contextmanager
+def open_state(chain: Chain, path: Path) -> Iterator[Store]:
+    """Within the block, provide the open store of a chain, which stands on it."""
+    store = open_store(path, chain_id=chain.chain_id)
+    chain.base = Base(store)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def measure(*, accounts: int, blocks: int, transactions: int, seed: int) -> Report:
+    """Return what a state of this size takes."""
+    start = time.perf_counter()
+    with provide_state(accounts, seed=seed) as (chain, path), open_state(chain, path) as store:
+        built_s, before = time.perf_counter() - start, read_memory()
         times = run_blocks(chain, store, blocks=blocks, transactions=transactions, seed=seed)
         after = read_memory()
         disk = sum(file.stat().st_size for file in path.iterdir())
-        store.close()
     row = {
         "accounts": accounts,
         "blocks": blocks,
