@@ -57,6 +57,7 @@ from atpar.ledger.proofs import (
     verify_proof,
 )
 from atpar.ledger.records import Balance
+from atpar.ledger.stateroot import AssetRow
 from atpar.ledger.transactions import (
     VERSION,
     Body,
@@ -64,7 +65,6 @@ from atpar.ledger.transactions import (
     decode_transaction,
     encode_envelope,
 )
-from atpar.ledger.tree import AssetRow
 from atpar.node.api_forms import (
     AccountForm,
     AssetForm,

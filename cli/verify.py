@@ -36,7 +36,7 @@ from atpar.ledger.proofs import (
     parse_proof,
     verify_proof,
 )
-from atpar.ledger.tree import AssetRow
+from atpar.ledger.stateroot import AssetRow
 from atpar.node.evidence import FORMAT as EVIDENCE_FORMAT
 from atpar.node.evidence import parse_evidence_file
 

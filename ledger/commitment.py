@@ -9,14 +9,11 @@ from atpar.ledger.records import (
     SUPPLIES,
 )
 from atpar.ledger.state import Overlay, View
+from atpar.ledger.stateroot import AssetRow, SectionRoot, StateTable, compute_state_root
 from atpar.ledger.tree import (
-    AssetRow,
     Change,
-    SectionRoot,
-    StateTable,
     compute_asset_tree,
     compute_section_tree,
-    compute_state_root,
     get_root,
     update_tree,
 )

@@ -74,17 +74,10 @@ from atpar.ledger.records import (
 )
 from atpar.ledger.recovery import RecoveryDocument, check_recovery
 from atpar.ledger.state import Section
+from atpar.ledger.stateroot import AssetRow, StateTable, compute_state_root
 from atpar.ledger.transactions import Transaction, decode_transaction
-from atpar.ledger.tree import (
-    AssetRow,
-    StateTable,
-    TreeProof,
-    TreeRoot,
-    compute_asset_tree,
-    compute_section_tree,
-    compute_state_root,
-    verify_tree_proof,
-)
+from atpar.ledger.tree import TreeRoot, compute_asset_tree, compute_section_tree
+from atpar.ledger.treeproofs import TreeProof, verify_tree_proof
 from atpar.ledger.types import AccountId, AssetCode, Hash, TimeMs, Uuid
 
 T = TypeVar("T")

@@ -42,7 +42,8 @@ from atpar.ledger.records import (
 )
 from atpar.ledger.state import Section, View
 from atpar.ledger.transactions import decode_transaction
-from atpar.ledger.tree import TreeProof, compute_asset_tree, compute_section_tree, prove
+from atpar.ledger.tree import compute_asset_tree, compute_section_tree
+from atpar.ledger.treeproofs import TreeProof, prove
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""The 16-ary sparse Merkle-sum tree behind the state root: batch update, root, proof.
+"""The 16-ary sparse Merkle-sum tree behind the state root: batch update and root.
 
 A tree maps keys to values with an amount each; its root commits to every entry and to the sum of
 all amounts. The balances of one asset are one tree (the amount is `posted`, so the root's sum is
@@ -31,17 +31,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from operator import eq, itemgetter
-from typing import Annotated, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from msgspec import Meta
-
-from atpar.ledger.codec import Wire, encode
-from atpar.ledger.errors import ProofInvalid
-from atpar.ledger.hashing import FEW, HashTag, compute_hash, hash_all
+from atpar.ledger.hashing import FEW, HashTag, hash_all
 from atpar.ledger.limits import (
-    MAX_ASSETS,
     MAX_SUM,
-    MAX_TREE_DEPTH,
     MAX_TREE_ID_BYTES,
     MAX_TREE_KEY_BYTES,
     TREE_FANOUT,
@@ -64,7 +58,7 @@ from atpar.ledger.pages import (
     write_slot,
 )
 from atpar.ledger.state import Overlay, View
-from atpar.ledger.types import ZERO_HASH, AssetCode, Hash, TimeMs
+from atpar.ledger.types import ZERO_HASH
 
 _KEY_PREFIX: Final = HashTag.KEY.value
 _BYTE: Final = [bytes([n]) for n in range(256)]
@@ -117,21 +111,22 @@ def compute_asset_tree(code: str) -> bytes:
     return b"a" + code.encode("ascii")
 
 
-def _compute_path(key: bytes) -> bytes:
+def compute_path(key: bytes) -> bytes:
+    """Return where a key's leaf may stand: the hash of the key, one byte for each nibble."""
     return sha256(_KEY_PREFIX + key).hexdigest().encode().translate(_NIBBLES)
 
 
 def compute_leaf_hash(tree: bytes, key: bytes, value: bytes) -> bytes:
     """Return the hash of one entry."""
-    return sha256(_compute_head(HashTag.LEAF, tree) + _BYTE[len(key)] + key + value).digest()
+    return sha256(compute_head(HashTag.LEAF, tree) + _BYTE[len(key)] + key + value).digest()
 
 
-def _compute_head(tag: HashTag, tree: bytes) -> bytes:
+def compute_head(tag: HashTag, tree: bytes) -> bytes:
     """Return how everything that is hashed for a tree starts."""
     return tag.value + _BYTE[len(tree)] + tree.ljust(MAX_TREE_ID_BYTES, b"\0")
 
 
-def _compute_node_key(tree: bytes) -> bytes:
+def compute_node_key(tree: bytes) -> bytes:
     """Return the key of the root node; those below add their path to it."""
     return _BYTE[len(tree)] + tree
 
@@ -191,7 +186,7 @@ def update_tree_by(
     """As `update_tree`, with values written by the code given."""
     items = _prepare(tree, changes)
     if code is not None and len(items) >= FEW:
-        root_key = _compute_node_key(tree)
+        root_key = compute_node_key(tree)
         get_node = _make_node_reader(overlay, root_key)
         items = code.change_values(get_node, overlay.nodes, root_key, items)
     if items:
@@ -218,7 +213,7 @@ def _prepare(tree: bytes, changes: Iterable[Change]) -> list[Item]:
         keys.append(key)
         leaves.append(b"" if value is None else _BYTE[len(key)] + key + value)
         amounts.append(amount)
-    root_key = _compute_node_key(tree)
+    root_key = compute_node_key(tree)
     items: list[Item] = [
         (root_key + path.hex().encode().translate(_NIBBLES), digest, amount, key)
         if leaf
@@ -226,7 +221,7 @@ def _prepare(tree: bytes, changes: Iterable[Change]) -> list[Item]:
         for path, leaf, digest, amount, key in zip(
             hash_all(_KEY_PREFIX, keys),
             leaves,
-            hash_all(_compute_head(HashTag.LEAF, tree), leaves),
+            hash_all(compute_head(HashTag.LEAF, tree), leaves),
             amounts,
             keys,
             strict=True,
@@ -276,10 +271,10 @@ class _Update:
     __slots__ = ("_formed", "_get_node", "_head", "_items", "_nodes", "_paths", "_root_key")
 
     def __init__(self, overlay: Overlay, tree: bytes, items: Sequence[Item]) -> None:
-        self._root_key = _compute_node_key(tree)
+        self._root_key = compute_node_key(tree)
         self._get_node = _make_node_reader(overlay, self._root_key)
         self._nodes = overlay.nodes
-        self._head = _compute_head(HashTag.NODE, tree)
+        self._head = compute_head(HashTag.NODE, tree)
         self._items = items
         self._paths = [item[0] for item in items]
         self._formed: dict[bytes, Child | None] = {}
@@ -479,7 +474,7 @@ class _Update:
         """Return what stands where one leaf or nothing was, after items[first:last]."""
         leaves: dict[bytes, Child] = {}
         if old is not None and isinstance(old[2], bytes):
-            leaves[self._root_key + _compute_path(old[2])] = old
+            leaves[self._root_key + compute_path(old[2])] = old
         for path, digest, amount, key in self._items[first:last]:
             if digest is None:
                 leaves.pop(path, None)
@@ -545,170 +540,8 @@ def _gather(at: int, leaves: Sequence[tuple[bytes, Child]]) -> Child:
 
 def get_root(reader: NodeReader, tree: bytes) -> TreeRoot:
     """Return the root of a tree as the reader has it."""
-    page = reader.get_node(_compute_node_key(tree))
+    page = reader.get_node(compute_node_key(tree))
     if page is None:
         return EMPTY_ROOT
     _, _, occupancy = read_masks(page)
     return TreeRoot(sha256(page[HASHED_AT : TOP[occupancy]]).digest(), compute_sum(page))
-
-
-# ---- proofs
-
-Sum = Annotated[int, Meta(ge=0, le=MAX_SUM, extra={"json": "decimal"})]
-"""Minor units that some accounts hold together."""
-
-
-class TreeStep(Wire, frozen=True):
-    """One node on the way from the root: its occupied slots but the one on the path."""
-
-    occupancy: Annotated[int, Meta(ge=0, le=65_535)]
-    siblings: Annotated[bytes, Meta(max_length=TREE_FANOUT * SLOT_BYTES)]
-    """[hash, sum u64] of each, in slot order."""
-
-
-class TreeLeaf(Wire, frozen=True):
-    """One entry of a tree."""
-
-    key: Annotated[bytes, Meta(min_length=1, max_length=MAX_TREE_KEY_BYTES)]
-    value: bytes
-    amount: Sum
-
-
-class TreeProof(Wire, frozen=True):
-    """Shows what a tree holds under one key, or that it holds nothing there."""
-
-    steps: Annotated[tuple[TreeStep, ...], Meta(max_length=MAX_TREE_DEPTH)]
-    """Root first. None at all: the tree is empty."""
-    leaf: TreeLeaf | None
-    """The entry; or another key's entry on the path, which shows absence; null: an empty slot."""
-
-
-def prove(
-    reader: NodeReader, tree: bytes, key: bytes, read_value: Callable[[bytes], bytes]
-) -> TreeProof:
-    """Return the proof of what the tree holds under a key, or that it holds nothing.
-
-    `read_value` returns the value of a key that the tree holds: the wanted one, or the one that
-    stands on its path when it is absent.
-    """
-    path, root_key = _compute_path(key), _compute_node_key(tree)
-    page, node = reader.get_node(root_key), 0
-    if page is None:
-        return TreeProof((), None)
-    steps: list[TreeStep] = []
-    for depth, nibble in enumerate(path):
-        (leaves, inside, occupancy), bit = read_masks(page, node), 1 << nibble
-        slots, slot, top = node + TOP[0], node + TOP[occupancy & bit - 1], node + TOP[occupancy]
-        after = slot + SLOT_BYTES if occupancy & bit else slot
-        steps.append(TreeStep(occupancy, page[slots:slot] + page[after:top]))
-        if not occupancy & bit:
-            return TreeProof(tuple(steps), None)
-        if leaves & bit:
-            start, end = find_item(page, top, occupancy, bit)
-            found, (amount,) = page[start:end], read_u64(page, slot + 32)
-            return TreeProof(tuple(steps), TreeLeaf(found, read_value(found), amount))
-        if inside & bit:
-            node, _ = find_item(page, top, occupancy, bit)
-            continue
-        page, node = reader.get_node(root_key + path[: depth + 1]), 0
-        if page is None:
-            raise AssertionError(f"node missing at {path[: depth + 1]!r}")
-    raise AssertionError(f"two keys share the hash {path!r}")
-
-
-def verify_tree_proof(
-    proof: TreeProof, *, tree: bytes, key: bytes, root: TreeRoot
-) -> TreeLeaf | None:
-    """Return the entry that the root commits to under the key, or None where it has none.
-
-    The path comes from the key and every sum from the parts; nothing else is believed.
-
-    Raises:
-        ProofInvalid: the proof does not lead to the root's hash and total.
-    """
-    path, leaf = _compute_path(key), proof.leaf
-    depth = len(proof.steps)
-    if leaf is not None and _compute_path(leaf.key)[:depth] != path[:depth]:
-        raise ProofInvalid("leaf: its key does not lie on the path of the wanted one")
-    if not proof.steps:
-        computed = EMPTY_ROOT
-        if leaf is not None:
-            raise ProofInvalid("leaf: outside any node")
-    else:
-        computed = _climb(proof, tree, path)
-    if computed != root:
-        raise ProofInvalid(
-            f"root: the proof leads to {computed.hash.hex()} with the sum {computed.total}, "
-            f"the tree has {root.hash.hex()} with {root.total}"
-        )
-    return leaf if leaf is not None and leaf.key == key else None
-
-
-def _climb(proof: TreeProof, tree: bytes, path: bytes) -> TreeRoot:
-    head, leaf, slot, total = _compute_head(HashTag.NODE, tree), proof.leaf, b"", 0
-    if leaf is not None:
-        digest = compute_leaf_hash(tree, leaf.key, leaf.value)
-        slot = digest + leaf.amount.to_bytes(8, "big")
-    for depth in range(len(proof.steps) - 1, -1, -1):
-        step, nibble = proof.steps[depth], path[depth]
-        if (step.occupancy >> nibble & 1) != bool(slot):
-            raise ProofInvalid(f"steps[{depth}]: the slot on the path is not as claimed")
-        count = step.occupancy.bit_count() - bool(slot)
-        if len(step.siblings) != count * SLOT_BYTES:
-            raise ProofInvalid(f"steps[{depth}]: {len(step.siblings)} bytes for {count} siblings")
-        split = (step.occupancy & (1 << nibble) - 1).bit_count() * SLOT_BYTES
-        node = b"%b%b%b%b%b" % (
-            head,
-            step.occupancy.to_bytes(2, "big"),
-            step.siblings[:split],
-            slot,
-            step.siblings[split:],
-        )
-        total = compute_sum(bytes(HASHED_AT) + node)
-        if total > MAX_SUM:
-            raise ProofInvalid(f"steps[{depth}]: the sum {total} is above {MAX_SUM}")
-        slot = sha256(node).digest() + total.to_bytes(8, "big")
-    return TreeRoot(slot[:32], total)
-
-
-# ---- the state root
-
-
-class SectionRoot(Wire, frozen=True):
-    """The root of one section of records."""
-
-    section: Annotated[int, Meta(ge=0, le=255)]
-    root: Hash
-
-
-class AssetRow(Wire, frozen=True):
-    """What the state root says about one asset."""
-
-    asset: AssetCode
-    root: Hash
-    """Of the tree of its balances."""
-    posted: Sum
-    """The sum of all balances, computed by that tree."""
-    supply: Sum
-    """Minted minus burned."""
-    attested: Sum
-    """The last attested reserve."""
-    as_of_ms: TimeMs
-    """The instant of which that attestation speaks."""
-
-
-class StateTable(Wire, frozen=True):
-    """Everything that the state root hashes."""
-
-    sections: Annotated[tuple[SectionRoot, ...], Meta(max_length=256)]
-    """In ascending order of section number."""
-    assets: Annotated[tuple[AssetRow, ...], Meta(max_length=MAX_ASSETS)]
-    """In ascending order of code."""
-
-
-def compute_state_root(sections: Sequence[SectionRoot], assets: Sequence[AssetRow]) -> bytes:
-    """Return the 32-byte root of the whole state.
-
-    Hashes the canonical bytes of the table: lengths are in them, so nothing is ambiguous.
-    """
-    return compute_hash(HashTag.STATE, encode(StateTable(tuple(sections), tuple(assets))))

@@ -22,7 +22,7 @@ from atpar.ledger.proving import (
 from atpar.ledger.receipts import Receipt
 from atpar.ledger.records import CURRENT, ID_BUCKETS, PARAMS, hour_key
 from atpar.ledger.state import Section
-from atpar.ledger.tree import compute_state_root
+from atpar.ledger.stateroot import compute_state_root
 from atpar.node.api_http import Call
 from atpar.node.gateway import Placement
 from atpar.node.limits import PROOF_BLOCK_CACHE

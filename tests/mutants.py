@@ -311,7 +311,7 @@ MUTANTS = (
     ),
     Mutant(
         "proof verifier that trusts the total",
-        "ledger/tree.py",
+        "ledger/treeproofs.py",
         "    if computed != root:\n",
         "    if computed.hash != root.hash:\n",
         (test("tests/ledger/test_tree.py", "tests/ledger/test_proofs.py"),),

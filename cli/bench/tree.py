@@ -15,14 +15,8 @@ from typing import Any
 from atpar.ledger.codec import encode
 from atpar.ledger.hashing import HashTag
 from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay
-from atpar.ledger.tree import (
-    TreeChange,
-    compute_asset_tree,
-    get_root,
-    prove,
-    update_tree,
-    verify_tree_proof,
-)
+from atpar.ledger.tree import TreeChange, compute_asset_tree, get_root, update_tree
+from atpar.ledger.treeproofs import prove, verify_tree_proof
 from atpar.node.service import relax_collector
 
 TREE = compute_asset_tree("HKD.JDCL")

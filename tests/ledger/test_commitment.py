@@ -11,7 +11,8 @@ from atpar.ledger.execute import Template, build_block, execute_block
 from atpar.ledger.records import Balance, Supply
 from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay, View
 from atpar.ledger.transactions import decode_transaction
-from atpar.ledger.tree import TreeRoot, compute_asset_tree, get_root, prove, verify_tree_proof
+from atpar.ledger.tree import TreeRoot, compute_asset_tree, get_root
+from atpar.ledger.treeproofs import prove, verify_tree_proof
 from tests.ledger.world import BANKS, HKD, World, default_genesis, transfer
 
 

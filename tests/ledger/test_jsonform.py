@@ -25,8 +25,8 @@ from atpar.ledger.jsonform import (
 )
 from atpar.ledger.operations import Freeze, Policy, SetAsset, Transfer, Void
 from atpar.ledger.receipts import Receipt
+from atpar.ledger.stateroot import AssetRow
 from atpar.ledger.transactions import Body
-from atpar.ledger.tree import AssetRow
 from tests.ledger import samples
 
 VALUES: dict[str, Wire] = {

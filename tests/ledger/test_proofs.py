@@ -50,17 +50,9 @@ from atpar.ledger.proving import (
     build_solvency_proof,
 )
 from atpar.ledger.state import Base, MemoryBacking, Overlay, Section
-from atpar.ledger.tree import (
-    AssetRow,
-    SectionRoot,
-    StateTable,
-    TreeChange,
-    compute_asset_tree,
-    compute_section_tree,
-    compute_state_root,
-    prove,
-    update_tree,
-)
+from atpar.ledger.stateroot import AssetRow, SectionRoot, StateTable, compute_state_root
+from atpar.ledger.tree import TreeChange, compute_asset_tree, compute_section_tree, update_tree
+from atpar.ledger.treeproofs import prove
 from tests.ledger.finality import (
     finalize,
     get_trust,

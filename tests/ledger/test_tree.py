@@ -16,24 +16,18 @@ from atpar.ledger.errors import NonCanonical, ProofInvalid
 from atpar.ledger.limits import MAX_SUM, MAX_TREE_DEPTH, MAX_TREE_ID_BYTES, MAX_TREE_KEY_BYTES
 from atpar.ledger.pages import MAX_SMALL_BYTES, TOP
 from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay, View
+from atpar.ledger.stateroot import AssetRow, SectionRoot, compute_state_root
 from atpar.ledger.tree import (
     EMPTY_ROOT,
-    AssetRow,
-    SectionRoot,
     TreeChange,
-    TreeLeaf,
-    TreeProof,
     TreeRoot,
-    TreeStep,
     compute_asset_tree,
     compute_leaf_hash,
     compute_section_tree,
-    compute_state_root,
     get_root,
-    prove,
     update_tree,
-    verify_tree_proof,
 )
+from atpar.ledger.treeproofs import TreeLeaf, TreeProof, TreeStep, prove, verify_tree_proof
 
 TREE = compute_asset_tree("HKD.JDCL")
 PROOF = Codec[TreeProof](TreeProof, name="tree proof", max_bytes=100_000)

@@ -22,7 +22,8 @@ from atpar.ledger.proofs import (
     verify_proof,
 )
 from atpar.ledger.transactions import decode_transaction
-from atpar.ledger.tree import TreeProof, TreeRoot, verify_tree_proof
+from atpar.ledger.tree import TreeRoot
+from atpar.ledger.treeproofs import TreeProof, verify_tree_proof
 from tests.ledger import samples
 from tests.vectors import generate
 

@@ -6,7 +6,7 @@ from atpar.ledger.codec import encode
 from atpar.ledger.commitment import read_state_table
 from atpar.ledger.records import ID_BUCKETS, IdBucket
 from atpar.ledger.state import TREE_NODES, Base, MemoryBacking, Overlay
-from atpar.ledger.tree import compute_state_root
+from atpar.ledger.stateroot import compute_state_root
 from atpar.node.errors import StoreCorrupt
 from atpar.node.kv import MemoryKeyValue, Write
 from atpar.node.limits import MAX_HELD_PAGE_BLOCKS, MAX_HELD_PAGE_BYTES

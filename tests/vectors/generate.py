@@ -22,18 +22,10 @@ from atpar.ledger.proofs import FinalityProof, RecoveryStep, SolvencyProof
 from atpar.ledger.proving import build_proof_file
 from atpar.ledger.recovery import compute_recovery_bytes
 from atpar.ledger.state import Base, MemoryBacking, Overlay
+from atpar.ledger.stateroot import AssetRow, SectionRoot, StateTable, compute_state_root
 from atpar.ledger.transactions import decode_transaction
-from atpar.ledger.tree import (
-    AssetRow,
-    SectionRoot,
-    StateTable,
-    TreeChange,
-    compute_asset_tree,
-    compute_section_tree,
-    compute_state_root,
-    prove,
-    update_tree,
-)
+from atpar.ledger.tree import TreeChange, compute_asset_tree, compute_section_tree, update_tree
+from atpar.ledger.treeproofs import prove
 from tests.ledger import curve, samples
 from tests.ledger.epochs import Chain
 
