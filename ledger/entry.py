@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from atpar.ledger.authority import NONE_UNRESOLVED, Unresolved, check_authorised, get_params
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import Refused
-from atpar.ledger.ids import find_tx_record
+from atpar.ledger.ids import make_finder
 from atpar.ledger.limits import MAX_OPS_PER_TRANSACTION, MAX_SIGNATURES, MAX_TRANSACTION_BYTES
 from atpar.ledger.records import ACCOUNTS, Account, Params
 from atpar.ledger.state import Reader, View
@@ -27,17 +27,12 @@ def check_admission(view: View, tx: Transaction, *, chain_id: bytes, now_ms: int
 
 def make_entrance(view: View, *, chain_id: bytes, now_ms: int, params: Params) -> "Entrance":
     """Return what judges transactions on a state that stays as it is meanwhile."""
-
-    def find_used(key: bytes) -> int | None:
-        used = find_tx_record(view, key)
-        return None if used is None else used.height
-
     return Entrance(
         view,
         chain_id=chain_id,
         now_ms=now_ms,
         max_window_ms=params.max_window_ms,
-        find_used=find_used,
+        find_used=make_finder(view),
         read_account=Reader(view, ACCOUNTS).read,
     )
 

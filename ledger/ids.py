@@ -6,7 +6,7 @@ past the end of its hour plus the retention; from then on its ids count as never
 them from the disk is spread over the blocks that follow.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from atpar.ledger.codec import encode
@@ -36,6 +36,17 @@ def find_tx_record(view: View, key: bytes) -> TxRecord | None:
     return record if record is not None and _is_retained(view, record) else None
 
 
+def make_finder(view: View) -> Callable[[bytes], int | None]:
+    """Return what tells at which height an id was used, by its key, for one block or moment."""
+    read = Reader(view, TX_IDS).read
+
+    def find(key: bytes) -> int | None:
+        record = read(key)
+        return record.height if record is not None and _is_retained(view, record) else None
+
+    return find
+
+
 def _is_retained(view: View, record: TxRecord) -> bool:
     return view.get(ID_BUCKETS, hour_key(record.valid_until_ms)) is not None
 
@@ -46,7 +57,7 @@ class IdLog:
     They are kept here, and written once, by `close`.
     """
 
-    __slots__ = ("_height", "_overlay", "_read", "_used")
+    __slots__ = ("_find_before", "_height", "_overlay", "_used")
 
     def __init__(self, overlay: Overlay, *, height: int) -> None:
         self._overlay = overlay
@@ -54,14 +65,13 @@ class IdLog:
         self._used: dict[bytes, Transaction] = {}
         """Id key -> transaction, in the order of the block."""
         # What this overlay itself deletes is of hours that are not retained.
-        self._read = Reader(overlay, TX_IDS).read
+        self._find_before = make_finder(overlay)
 
     def find(self, key: bytes) -> int | None:
         """Return at which height an id was used, by this block or before, or None."""
         if key in self._used:
             return self._height
-        record = self._read(key)
-        return record.height if record is not None and _is_retained(self._overlay, record) else None
+        return self._find_before(key)
 
     def record(self, tx: Transaction) -> None:
         """Mark the id of the block's next transaction as used."""

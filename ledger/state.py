@@ -101,6 +101,9 @@ class Base:
 
     def get(self, section: Section[T], key: bytes) -> T | None:
         """Return the record under a key, or None."""
+        # Most that is asked of what is not kept is whether an id is unused.
+        if not section.cached and self._rules_out(section.id, key):
+            return None
         table = self.records.young.get(section.id)
         if table is not None:
             found: Any = table.get(key, MISSING)
@@ -114,8 +117,6 @@ class Base:
         return self.records.young.get(section.id, {})
 
     def _load(self, section: Section[T], key: bytes) -> T | None:
-        if not section.cached and self._rules_out(section.id, key):
-            return None
         record: Any = self.records.recall(section.id, key)
         if record is MISSING:
             data = self._backing.get(section.id, key)
