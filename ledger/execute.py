@@ -5,7 +5,7 @@ one run the same steps; they differ in what happens to a transaction that may no
 builder leaves it out, the checker refuses the block.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -98,6 +98,8 @@ BLOCK_OVERHEAD_BYTES: Final = 1_024
 """What a block's header and framing may take of `max_block_bytes`."""
 _FORESEEN: Final = 256
 """Transactions that are prepared together: what they need stays in the processor's cache."""
+_FORESEEN_OPS: Final = 1_000
+"""With so many operations fewer are enough, should the block turn out to be too large."""
 TRANSACTION_OVERHEAD_BYTES: Final = 5
 """The longest length prefix of one envelope inside a block."""
 
@@ -218,12 +220,18 @@ class _Run:
             read_account=self.context.read_account,
         )
 
-    def foresee(self, transactions: Sequence[Transaction]) -> Iterator[Transaction]:
+    def foresee(self, transactions: Iterable[Transaction]) -> Iterator[Transaction]:
         """Yield the transactions that are to be added, and prepare for a few at a time."""
-        for first in range(0, len(transactions), _FORESEEN):
-            following = transactions[first : first + _FORESEEN]
-            self._plain.foresee(following)
-            yield from following
+        following, ops = list[Transaction](), 0
+        for tx in transactions:
+            following.append(tx)
+            ops += len(tx.body.ops)
+            if len(following) == _FORESEEN or ops >= _FORESEEN_OPS:
+                self._plain.foresee(following)
+                yield from following
+                following, ops = [], 0
+        self._plain.foresee(following)
+        yield from following
 
     def add(self, tx: Transaction) -> str | None:
         """Execute one transaction and add its receipt, if it finds room.
@@ -352,7 +360,7 @@ def _measure_work(view: View, tx: Transaction) -> tuple[int, int]:
 
 
 def build_block(
-    parent: View, template: Template, candidates: Sequence[Transaction], *, chain_id: bytes
+    parent: View, template: Template, candidates: Iterable[Transaction], *, chain_id: bytes
 ) -> tuple[Executed, list[tuple[Transaction, Refused]]]:
     """Return the block made of the candidates that may enter, and the others with the reason.
 

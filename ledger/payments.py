@@ -217,16 +217,18 @@ def check_travel_rule(
         Refused: TRAVEL_RULE_MISSING.
     """
     threshold = asset.terms.travel_rule_from
-    if (
-        threshold is not None
-        and op.amount >= threshold
-        and participant_of(debtor) != participant_of(creditor)
-        and (op.travel_rule_hash is None or not op.travel_rule_ack)
-    ):
+    if threshold is not None and op.amount >= threshold and lacks_travel_data(op, debtor, creditor):
         raise Refused(
             Code.TRAVEL_RULE_MISSING,
             f"payments of {threshold} and more need travel-rule data and its acknowledgement",
         )
+
+
+def lacks_travel_data(op: Transfer | Hold | Assign, debtor: str, creditor: str) -> bool:
+    """Return whether a payment goes to another participant without travel-rule data."""
+    return not (op.travel_rule_ack and op.travel_rule_hash is not None) and (
+        participant_of(debtor) != participant_of(creditor)
+    )
 
 
 def check_reference(creditor: Account, op: Transfer | Hold) -> None:

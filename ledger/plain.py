@@ -18,12 +18,14 @@ from msgspec import Struct
 from atpar.ledger.context import Context, change_posted, is_suspended
 from atpar.ledger.limits import MAX_SUM
 from atpar.ledger.operations import Transfer
+from atpar.ledger.payments import lacks_travel_data
 from atpar.ledger.records import (
     ASSETS,
     BALANCES,
     NO_BALANCE,
     Account,
     AccountStatus,
+    Asset,
     Balance,
     Pause,
     Posting,
@@ -31,7 +33,7 @@ from atpar.ledger.records import (
 from atpar.ledger.transactions import Transaction
 
 _OPEN: Final = AccountStatus.OPEN
-_CLOSED: Final = AccountStatus.CLOSED
+_CLOSING: Final = AccountStatus.CLOSING
 _PAUSE_TRANSFER: Final = int(Pause.TRANSFER)
 
 
@@ -42,19 +44,25 @@ class _Party(Struct, frozen=True, gc=False):
     """Its balance's."""
     balance: Balance
     """As the overlay has it."""
-    may_pay: bool
+    floor: int | None
+    """What it has to keep when it pays; None: a rule might keep it from paying."""
     may_receive: bool
+    asks_reference: bool
 
 
 class _Lane:
     """What plain payments of one asset know of accounts, by their ids."""
 
-    __slots__ = ("ceiling", "code", "parties", "posted")
+    __slots__ = ("code", "is_plain", "parties", "posted", "travel_rule_from")
 
-    def __init__(self, code: str, ceiling: int) -> None:
+    def __init__(self, code: str, asset: Asset | None) -> None:
         self.code = code
-        self.ceiling = ceiling
-        """From which amount on a payment needs travel-rule data; 0: nothing is plain."""
+        self.is_plain = asset is not None and not (
+            asset.paused & _PAUSE_TRANSFER or asset.limits or asset.terms.min_kyc_tier
+        )
+        """False: a rule of the asset might refuse any payment."""
+        threshold = None if asset is None else asset.terms.travel_rule_from
+        self.travel_rule_from = MAX_SUM if threshold is None else threshold
         self.parties: dict[str, _Party] = {}
         self.posted: dict[str, int] = {}
         """What those have posted now that paid or received."""
@@ -71,7 +79,7 @@ class PlainPayments:
 
     def foresee(self, transactions: Iterable[Transaction]) -> None:
         """Look up at once the accounts of the payments that are to come."""
-        lane, unknown = None, dict[str, list[str]]()
+        lane, unknown = None, dict[str, dict[str, None]]()
         for tx in transactions:
             if not tx.are_own_payments:
                 continue
@@ -79,44 +87,41 @@ class PlainPayments:
             for op in payments:
                 if lane is None or op.asset != lane.code:
                     lane = self._lanes.get(op.asset) or self._open(op.asset)
-                    parties, wanted = lane.parties, unknown.setdefault(op.asset, [])
+                    parties, wanted = lane.parties, unknown.setdefault(op.asset, {})
                 if op.creditor not in parties:
-                    wanted.append(op.creditor)
+                    wanted[op.creditor] = None
             if op.debtor not in parties:
-                wanted.append(op.debtor)
+                wanted[op.debtor] = None
         for code, wanted in unknown.items():
-            if self._lanes[code].ceiling:
-                self._admit_all(self._lanes[code], wanted)
+            if self._lanes[code].is_plain:
+                self._admit_all(self._lanes[code], list(wanted))
 
     def pay(self, debtor: str, ops: Sequence[Transfer]) -> bool:
-        """Make an account's own payments, all or none; return whether they were made.
-
-        False where a rule might refuse one of them, or one would leave the debtor with nothing.
-        """
-        ctx, code = self._ctx, ops[0].asset
+        """Make an account's own payments, all or none; return whether they were made."""
+        code = ops[0].asset
         lane = self._lanes.get(code) or self._open(code)
-        ceiling, parties, posted = lane.ceiling, lane.parties, lane.posted
-        if not ceiling:
+        if not lane.is_plain:
             return False
+        parties, posted = lane.parties, lane.posted
         payer = parties.get(debtor) or self._admit(lane, debtor)
-        if not payer.may_pay:
+        if payer.floor is None:
             return False
-        held = payer.balance.held
-        free = posted.get(debtor, payer.balance.posted) - held
+        free = posted.get(debtor, payer.balance.posted) - payer.floor
         for op in ops:
             creditor, amount = op.creditor, op.amount
             receiver = parties.get(creditor) or self._admit(lane, creditor)
             # No credit is the debtor's own, so what it has left is known without making them.
             if (
-                not 0 < amount < free
-                or (amount >= ceiling and not (op.travel_rule_ack and op.travel_rule_hash))
+                not 0 < amount <= free
                 or op.asset != code
                 or creditor == debtor
                 or not receiver.may_receive
+                or (amount >= lane.travel_rule_from and lacks_travel_data(op, debtor, creditor))
+                or (receiver.asks_reference and not op.reference.strip())
             ):
                 return False
             free -= amount
-        index, note = ctx.tx_index, ctx.postings.append
+        index, note = self._ctx.tx_index, self._ctx.postings.append
         for op_index, op in enumerate(ops):
             creditor, amount = op.creditor, op.amount
             before = posted.get(creditor)
@@ -124,32 +129,24 @@ class PlainPayments:
                 before = parties[creditor].balance.posted
             posted[creditor] = before + amount
             note(Posting(index, op_index, code, debtor, creditor, amount))
-        posted[debtor] = free + held
+        posted[debtor] = free + payer.floor
         return True
 
     def settle(self) -> None:
         """Write the balances that moved. What is written no rollback takes back."""
         for lane in self._lanes.values():
-            moved: dict[bytes, Balance] = {}
+            moved: dict[bytes, Balance | None] = {}
             for account, posted in lane.posted.items():
                 party = lane.parties[account]
-                moved[party.key] = change_posted(party.balance, posted)
+                after = change_posted(party.balance, posted)
+                # One that is all zeros leaves no record.
+                moved[party.key] = after if posted or after != NO_BALANCE else None
             self._ctx.overlay.put_all(BALANCES, moved)
         self._lanes.clear()
 
     def _open(self, code: str) -> _Lane:
-        lane = self._lanes[code] = _Lane(code, self._find_ceiling(code))
+        lane = self._lanes[code] = _Lane(code, self._ctx.overlay.get(ASSETS, code.encode()))
         return lane
-
-    def _find_ceiling(self, code: str) -> int:
-        """Return a lane's ceiling; 0 where there is a pause, a limit, a tier, or no such asset."""
-        asset = self._ctx.overlay.get(ASSETS, code.encode())
-        if asset is None:
-            return 0
-        terms = asset.terms
-        if asset.paused & _PAUSE_TRANSFER or asset.limits or terms.min_kyc_tier:
-            return 0
-        return MAX_SUM if terms.travel_rule_from is None else terms.travel_rule_from
 
     def _admit(self, lane: _Lane, account_id: str) -> _Party:
         """Let one account into a lane."""
@@ -172,13 +169,18 @@ class PlainPayments:
         """Put down what no rule could keep accounts from: id, account, key and balance of each."""
         ctx, parties = self._ctx, lane.parties
         for account_id, account, key, known in found:
-            balance, may_pay, may_receive = known or NO_BALANCE, False, False
+            balance, floor = known or NO_BALANCE, None
+            may_receive = asks_reference = False
             if not (
                 account is None
                 or account.blocked
                 or balance.blocked
                 or is_suspended(ctx, account_id)
             ):
-                may_pay = account.status is not _CLOSED and not balance.frozen
-                may_receive = account.status is _OPEN and not account.reference_required
-            parties[account_id] = _Party(key, balance, may_pay, may_receive)
+                may_receive, asks_reference = account.status is _OPEN, account.reference_required
+                if may_receive and not balance.frozen:
+                    floor = balance.held
+                elif account.status is _CLOSING and not balance.frozen:
+                    # With its last cent it may end.
+                    floor = balance.held + 1
+            parties[account_id] = _Party(key, balance, floor, may_receive, asks_reference)

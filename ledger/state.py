@@ -208,8 +208,8 @@ class Overlay:
             self._undo.append((table, key, table.get(key, _MISSING)))
             table[key] = record
 
-    def put_all(self, section: Section[T], records: Mapping[bytes, T]) -> None:
-        """Write many records that nothing will take back: like `checkpoint`, it keeps them."""
+    def put_all(self, section: Section[T], records: Mapping[bytes, T | None]) -> None:
+        """Write many records, None for none, that nothing will take back, as after `checkpoint`."""
         if section.id not in self.tables:
             self._add_table(section)
         table = self._unordered.get(section.id)

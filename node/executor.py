@@ -20,7 +20,7 @@ they saw before.
 Pure: no disk but the backing it reads, no clock. Owned by one task.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -164,7 +164,7 @@ class Executor:
         view: int,
         timestamp_ms: int,
         proposer: str,
-        candidates: Sequence[Transaction],
+        candidates: Iterable[Transaction],
     ) -> tuple[Executed, list[tuple[Transaction, Refused]]]:
         """Build and keep a block; return it and the candidates that may not enter one.
 

@@ -277,15 +277,15 @@ MUTANTS = (
     Mutant(
         "plain payments out of what is held",
         "ledger/plain.py",
-        "payer.balance.posted) - held\n",
-        "payer.balance.posted)\n",
+        "                    floor = balance.held\n",
+        "                    floor = 0\n",
         (test("tests/ledger/test_payment_runs.py"),),
     ),
     Mutant(
         "plain payments that forget what the debtor did before",
         "ledger/plain.py",
-        "        free = posted.get(debtor, payer.balance.posted) - held\n",
-        "        free = payer.balance.posted - held\n",
+        "        free = posted.get(debtor, payer.balance.posted) - payer.floor\n",
+        "        free = payer.balance.posted - payer.floor\n",
         (test("tests/ledger/test_payment_runs.py"),),
     ),
     Mutant(

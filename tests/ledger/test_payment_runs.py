@@ -292,6 +292,7 @@ BLOCKS = st.lists(
                 st.sampled_from((*ACCOUNTS, "DLTA/nobody")),
                 st.sampled_from((1, 1, 1, 199, 300, 800, 1_000)),
                 st.sampled_from((HKD, HKD, HKD, HKD, CNH, "USD.JDCL")),
+                st.sampled_from(("", "", " ", "INV-7")),
                 st.sampled_from((None, None, bytes(range(32)))),
                 st.booleans(),
             ),
@@ -317,8 +318,12 @@ def test_plain_payments_among_other_transactions_do_what_they_do_in_full(
     for sender, content in zip(senders, block, strict=False):
         if isinstance(content, list):
             ops = [
-                replace(transfer(sender, *rest), travel_rule_hash=data, travel_rule_ack=is_sent)
-                for *rest, data, is_sent in content
+                replace(
+                    transfer(sender, *rest, reference=reference),
+                    travel_rule_hash=data,
+                    travel_rule_ack=is_sent,
+                )
+                for *rest, reference, data, is_sent in content
                 if rest[0] != sender
             ]
             if ops:
