@@ -345,6 +345,35 @@ def test_plain_payments_among_other_transactions_do_what_they_do_in_full(
     assert not check_invariants(world.view)
 
 
+def test_what_is_held_or_frozen_is_not_paid(world: World) -> None:
+    world.redeem("ALFA/main", 200)
+    assert world.run(replace(PAYMENT, amount=801)) is Code.INSUFFICIENT_FUNDS
+    assert world.run(replace(PAYMENT, amount=400), replace(PAYMENT, amount=400)) is Code.OK
+    assert world.balance("ALFA/main").posted == world.balance("ALFA/main").held == 200
+    assert world.run(PAYMENT) is Code.INSUFFICIENT_FUNDS
+    world.fund("BRVO/main", 1)
+    order = replace(freeze("BRVO/main", HKD, Direction.DEBIT), amount=300)
+    assert world.run(order, sender="JDCL/compliance") is Code.OK
+    back = transfer("BRVO/main", "CHRL/main", 502)
+    assert world.run(back) is Code.AMOUNT_BLOCKED
+    assert world.run(replace(back, amount=501)) is Code.OK
+
+
+def test_an_account_may_pay_all_it_has_and_receive_again(world: World) -> None:
+    everything = replace(PAYMENT, amount=1_000)
+    txs = [
+        world.make(everything, sender="ALFA/main"),
+        world.make(PAYMENT, sender="ALFA/main"),
+        world.make(transfer("BRVO/main", "ALFA/main", 7), sender="BRVO/main"),
+        world.make(replace(PAYMENT, amount=7), sender="ALFA/main"),
+    ]
+    assert world.block(*txs) == [Code.OK, Code.INSUFFICIENT_FUNDS, Code.OK, Code.OK]
+    keys = [key for key, _ in world.view.scan(records.BALANCES, b"")]
+    assert records.balance_key(HKD, "ALFA/main") not in keys
+    assert world.balance("BRVO/main").posted == 1_000
+    assert world.compute_fresh_root() == world.header.state_root
+
+
 def test_every_payment_is_judged_by_what_those_before_it_left(world: World) -> None:
     many = [replace(PAYMENT, amount=100)] * 11
     assert world.run(*many[:10]) is Code.OK
