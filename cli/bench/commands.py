@@ -62,7 +62,7 @@ def verify_command(
 @bench_command.command("execute")
 @click.option("--accounts", "sizes", type=click.IntRange(2, 100_000_000), multiple=True,
               default=(1_000, 1_000_000), show_default=True)  # fmt: skip
-@click.option("--blocks", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("--blocks", type=click.IntRange(1, 10_000), default=60, show_default=True)
 @click.option("--transfers", type=click.IntRange(100, 4_000), default=1_000, show_default=True,
               help="In each block.")  # fmt: skip
 @seed_option
