@@ -245,16 +245,11 @@ class _Run:
         ops, signatures = len(body.ops), len(tx.signatures)
         if not tx.are_own_payments:
             ops, signatures = _measure_work(self.overlay, tx)
-        index = len(self.transactions)
-        if (
-            index >= self.params.max_block_transactions
-            or self._bytes + size > self.params.max_block_bytes
-            or self._ops + ops > MAX_BLOCK_OPS
-            or self._signatures + signatures > MAX_BLOCK_SIGNATURES
-        ):
-            return self._name_excess(size, ops)
+        excess = self._find_excess(size, ops, signatures)
+        if excess is not None:
+            return excess
         unresolved = self._entrance.check(tx)
-        self.context.tx_index, code, failed_op = index, 0, None
+        self.context.tx_index, code, failed_op = len(self.transactions), 0, None
         if not (tx.are_own_payments and self._plain.pay(body.sender, body.ops)):  # type: ignore[arg-type]
             code, failed_op = self._apply(tx, unresolved)
         self._ids.record(tx)
@@ -265,15 +260,17 @@ class _Run:
         self.receipts.append(Receipt(tx.hash, body.sender, body.tx_id, code, failed_op))
         return None
 
-    def _name_excess(self, size: int, ops: int) -> str:
-        """Return the first limit that a transaction would exceed."""
+    def _find_excess(self, size: int, ops: int, signatures: int) -> str | None:
+        """Return the first limit that so much more would exceed, or None if there is room."""
         if len(self.transactions) >= self.params.max_block_transactions:
             return f"more than {self.params.max_block_transactions} transactions"
         if self._bytes + size > self.params.max_block_bytes:
             return f"more than {self.params.max_block_bytes} bytes"
         if self._ops + ops > MAX_BLOCK_OPS:
             return f"more than {MAX_BLOCK_OPS} operations"
-        return f"more than {MAX_BLOCK_SIGNATURES} signatures"
+        if self._signatures + signatures > MAX_BLOCK_SIGNATURES:
+            return f"more than {MAX_BLOCK_SIGNATURES} signatures"
+        return None
 
     def _apply(self, tx: Transaction, unresolved: Unresolved) -> tuple[int, int | None]:
         """Apply the operations by their rules; return code and failed operation for the receipt."""

@@ -90,8 +90,9 @@ class PlainPayments:
                     parties, wanted = lane.parties, unknown.setdefault(op.asset, {})
                 if op.creditor not in parties:
                     wanted[op.creditor] = None
-            if op.debtor not in parties:
-                wanted[op.debtor] = None
+            # There is one payment at least, and whoever sends it is the debtor of all.
+            if tx.body.sender not in parties:
+                wanted[tx.body.sender] = None
         for code, wanted in unknown.items():
             if self._lanes[code].is_plain:
                 self._admit_all(self._lanes[code], list(wanted))

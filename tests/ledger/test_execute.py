@@ -303,3 +303,45 @@ def test_simulation_says_what_the_next_block_would_and_changes_nothing(world: Wo
         )
     assert caught.value.code is Code.AMOUNT_RANGE
     assert world.snapshot() == before
+
+
+def test_simulation_says_what_no_block_has_room_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(tx: Transaction) -> Code:
+        now_ms, header = world.now_ms, world.header
+        receipt = simulate(world.view, header, tx, chain_id=world.chain_id, now_ms=now_ms)
+        return Code(receipt.code)
+
+    op = transfer("ALFA/main", "BRVO/main", 1)
+    two, three = (world.make(*[op] * count, sender="ALFA/main") for count in (2, 3))
+    unsigned = world.make(*[op] * 3, sender="ALFA/main", keys=[])
+    monkeypatch.setattr("atpar.ledger.execute.MAX_BLOCK_OPS", 2)
+    assert run(two) is Code.OK
+    for tx, code, message in (
+        (three, Code.TOO_LARGE, "more than 2 operations in one block"),
+        (unsigned, Code.UNAUTHORISED, "not enough signatures for ALFA/main"),
+    ):
+        with pytest.raises(Refused, match=message) as caught:
+            run(tx)
+        assert caught.value.code is code
+
+
+@pytest.mark.parametrize(
+    ("transactions", "ops"), [(1, 99), (3, 99), (4, 99), (99, 1), (99, 7), (99, 8)]
+)
+def test_block_is_the_same_however_far_it_looks_ahead(
+    world: World, monkeypatch: pytest.MonkeyPatch, transactions: int, ops: int
+) -> None:
+    """Seven payments in four transactions: one run ends with the block, one past it, or within."""
+    txs = [
+        world.make(*[transfer("ALFA/main", to, 1)] * count, sender="ALFA/main")
+        for to, count in (("BRVO/main", 1), ("CHRL/main", 3), ("DLTA/nobody", 1), ("BRVO/main", 2))
+    ]
+    expected, _ = build_block(world.view, template(world), txs, chain_id=world.chain_id)
+    monkeypatch.setattr("atpar.ledger.execute._FORESEEN", transactions)
+    monkeypatch.setattr("atpar.ledger.execute._FORESEEN_OPS", ops)
+    built, _ = build_block(world.view, template(world), txs, chain_id=world.chain_id)
+    assert built.transactions == tuple(txs)
+    assert built.header == expected.header
+    assert [receipt.code for receipt in built.receipts] == [0, 0, int(Code.UNKNOWN_CREDITOR), 0]
