@@ -15,6 +15,7 @@ from atpar.ledger.limits import MAX_SIGNATURES, MAX_TRANSACTION_BYTES
 from atpar.ledger.operations import Condition, Hold, Limit, Propose, SetControls
 from atpar.ledger.records import BALANCES, balance_key
 from atpar.ledger.transactions import VERSION, Body, Envelope, Signature
+from tests.altering import flip
 from tests.cli.fake_node import Desk
 from tests.ledger.samples import OPERATIONS
 from tests.ledger.world import transfer
@@ -229,7 +230,7 @@ def test_envelopes_are_sent_as_they_are_or_refused_with_their_code(funded):
     assert send(pay.raw + b"\x00") == "NON_CANONICAL"
     assert send(bytes(MAX_TRANSACTION_BYTES + 1)) == "TOO_LARGE"
     (signature,) = pay.signatures
-    bad = Signature(signature.key, signature.signature[:-1] + b"\x00")
+    bad = Signature(signature.key, flip(signature.signature, at=-1))
     assert send(encode(Envelope(pay.body_bytes, (bad,)))) == "BAD_SIGNATURE"
     assert send(encode(Envelope(pay.body_bytes, (signature,) * 2))) == "SIGNATURES_UNSORTED"
     many = tuple(Signature(n.to_bytes(32, "big"), bytes(64)) for n in range(1, MAX_SIGNATURES + 2))

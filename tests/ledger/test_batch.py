@@ -3,6 +3,7 @@
 import pytest
 
 from atpar.ledger.keys import verify_batch
+from tests.altering import flip
 from tests.ledger.world import key_of, public
 
 
@@ -13,5 +14,5 @@ def test_batch_names_exactly_the_bad_signature(bad: int) -> None:
         for message in (b"one", b"two", b"three", b"four")
     ]
     key, message, signature = triples[bad]
-    triples[bad] = (key, message, bytes([signature[0] ^ 1]) + signature[1:])
+    triples[bad] = (key, message, flip(signature))
     assert verify_batch(triples) == [index != bad for index in range(4)]

@@ -25,6 +25,7 @@ from atpar.ledger.reads import get_recorded_evidence, list_recorded_evidence
 from atpar.ledger.records import PROPOSALS, RecordedEvidence, number_key
 from atpar.ledger.state import Overlay, View
 from atpar.ledger.votes import Finalize, Notarize, Nullify, Vote, compute_signed_bytes
+from tests.altering import flip
 from tests.ledger import curve
 from tests.ledger.evidence import cast, make_pair, sign
 from tests.ledger.test_governance import GOV, add_echo, members_of, run_to
@@ -218,7 +219,7 @@ def test_a_nullify_beside_a_finalize_of_another_view_is_no_evidence(world: World
 
 
 def test_votes_of_another_chain_are_no_evidence(world: World) -> None:
-    for chain_id in (bytes(32), bytes([world.chain_id[0] ^ 1]) + world.chain_id[1:]):
+    for chain_id in (bytes(32), flip(world.chain_id)):
         assert record(world, make_pair(chain_id=chain_id)) is Code.EVIDENCE_INVALID
 
 

@@ -19,6 +19,7 @@ from atpar.ledger.proofs import ReceiptClaim, compute_trust_root, parse_proof, v
 from atpar.ledger.transactions import Body, Transaction, decode_transaction, encode_envelope
 from atpar.node.gateway import NodeState, TransactionState, TxStatus
 from atpar.node.limits import MAX_BATCH_ENVELOPES
+from tests.altering import flip
 from tests.ledger.world import World, key_of, public, transfer
 from tests.node.api_client import MSGPACK, Harness, encode, settle
 
@@ -219,8 +220,7 @@ async def test_node_too_busy_to_judge_answers_202_unknown_with_ids(
 
 def forge(tx: Transaction) -> bytes:
     first, *rest = tx.signatures
-    broken = bytes([first.signature[0] ^ 1]) + first.signature[1:]
-    pairs = [(first.key, broken), *((s.key, s.signature) for s in rest)]
+    pairs = [(first.key, flip(first.signature)), *((s.key, s.signature) for s in rest)]
     return encode_envelope(tx.body_bytes, pairs)
 
 

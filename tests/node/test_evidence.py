@@ -28,6 +28,7 @@ from atpar.node.evidence import (
 from atpar.node.kv import MemoryKeyValue
 from atpar.node.limits import MAX_EVIDENCE_PER_VALIDATOR
 from atpar.node.store import Store, write_genesis
+from tests.altering import flip
 from tests.ledger.evidence import make_pair
 from tests.ledger.world import World, make_document
 from tests.node.api_client import Harness
@@ -82,8 +83,8 @@ def test_evidence_file_convinces_with_the_genesis_document_alone(kind: type[Vote
 def test_any_changed_byte_of_an_evidence_file_is_refused() -> None:
     data = render_evidence_file(build_evidence_file(make_pair(), ()))
     refused = 0
-    for position, byte in enumerate(data):
-        changed = data[:position] + bytes([byte ^ 1]) + data[position + 1 :]
+    for at in range(len(data)):
+        changed = flip(data, at)
         if json_of(changed) == json_of(data):
             continue  # white space alone
         with pytest.raises(ProofInvalid):

@@ -25,6 +25,7 @@ from atpar.node.keystore import (
     read_key,
     write_key,
 )
+from tests.altering import flip
 
 SEED = bytes(range(32))
 # RFC 8032 style check: the public key of the seed 00 01 … 1f, computed with two libraries.
@@ -82,8 +83,7 @@ def test_every_damaged_field_is_damage_even_with_the_wrong_passphrase(path):
     whole = json.loads(path.read_text())
     for field, value in whole.items():
         if isinstance(value, str) and re.fullmatch("[0-9a-f]+", value):
-            flipped = ("1" if value[0] != "1" else "2") + value[1:]
-            edit(path, **{field: flipped})
+            edit(path, **{field: flip(bytes.fromhex(value)).hex()})
             for passphrase in ("geheim", "falsch"):
                 with pytest.raises(KeyDamaged):
                     open_key(path, passphrase)

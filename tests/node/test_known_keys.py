@@ -33,6 +33,7 @@ from atpar.node.known_keys import KnownKeys
 from atpar.node.limits import KEY_USES_FOR_TABLE
 from atpar.node.machine_code import WORD, compile_module, declare
 from atpar.node.table_checker import TableChecker, compare_with_library, make_checker
+from tests.altering import flip
 from tests.ledger import curve
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "zip215.json"
@@ -331,7 +332,7 @@ def test_an_altered_signature_spoils_no_other(checker: TableChecker) -> None:
     known = make_ready(checker)
     triples = [sign(number % 6, b"%d" % number) for number in range(64)]
     key, message, signature = triples[17]
-    triples[17] = key, message, signature[:40] + bytes([signature[40] ^ 1]) + signature[41:]
+    triples[17] = key, message, flip(signature, at=40)
     assert verify(known, triples) == [number != 17 for number in range(64)]
 
 

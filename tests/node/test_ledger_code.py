@@ -19,6 +19,7 @@ from atpar.node.ledger_code import (
 )
 from atpar.node.payment_code import PaymentCode
 from atpar.node.tree_code import TreeCode
+from tests.altering import flip
 from tests.node.machine_code import needs_code, without_code
 
 __all__ = ["without_code"]
@@ -66,7 +67,7 @@ def forget_a_page(nodes: dict[bytes, bytes | None]) -> None:
 def alter_a_page(nodes: dict[bytes, bytes | None]) -> None:
     key, page = nodes.popitem()
     assert page is not None
-    nodes[key] = page[:-1] + bytes((page[-1] ^ 1,))
+    nodes[key] = flip(page, at=-1)
 
 
 def fail(_nodes: dict[bytes, bytes | None]) -> None:

@@ -41,6 +41,7 @@ from atpar.ledger.transactions import (
 from atpar.ledger.types import AccountId, AssetCode
 from atpar.node.ledger_code import make_ledger_code
 from atpar.node.payment_code import PaymentCode
+from tests.altering import flip
 from tests.ledger import samples
 from tests.node.machine_code import needs_code, without_code
 
@@ -419,7 +420,7 @@ def mutate(raw: bytes, rng: random.Random) -> bytes:
         case 0:
             return raw[:at] + byte + raw[at + 1 :]
         case 1:
-            return raw[:at] + bytes((raw[at] ^ 1 << rng.randrange(8),)) + raw[at + 1 :]
+            return flip(raw, at, rng.randrange(8))
         case 2:
             return raw[:at] + byte + raw[at:]
         case 3:

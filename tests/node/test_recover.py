@@ -47,6 +47,7 @@ from atpar.node.recover import (
     render_recovery,
 )
 from atpar.node.store import Store, write_genesis
+from tests.altering import flip
 from tests.ledger.evidence import make_pair
 from tests.ledger.world import BANKS, key_of, public
 from tests.node.cluster import PATH, Cluster
@@ -320,8 +321,7 @@ def test_damaged_journal_is_set_aside_and_a_new_one_begins(tmp_path: Path) -> No
     assert read_journal(tmp_path, opening, keys=frozenset()) is None
     assert begin_journal(tmp_path, opening, start) is None
     path = tmp_path / PATH.name
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    path.write_bytes(flip(path.read_bytes(), at=-1))
     assert read_journal(tmp_path, opening, keys=frozenset()) is None
     aside = begin_journal(tmp_path, opening, start)
     assert aside is not None

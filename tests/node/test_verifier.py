@@ -26,6 +26,7 @@ from atpar.node.limits import (
 from atpar.node.metrics import Metrics
 from atpar.node.verifier import WORKER_COMMAND, Priority, Verifier
 from atpar.node.verify_worker import pack_answer, pack_piece, unpack_answer, unpack_pieces
+from tests.altering import flip
 
 DEADLINE_S = 20.0
 SIGNER = SigningKey(bytes(range(32)))
@@ -34,7 +35,7 @@ KEY = bytes(SIGNER.verify_key)
 
 def sign(message: bytes, *, valid: bool = True) -> SignedTriple:
     signature = SIGNER.sign(message).signature
-    return KEY, message, signature if valid else bytes([signature[0] ^ 1]) + signature[1:]
+    return KEY, message, signature if valid else flip(signature)
 
 
 def make_triples(count: int, *, bad: set[int] = frozenset()) -> list[SignedTriple]:  # type: ignore[assignment]

@@ -7,17 +7,13 @@ from msgspec.structs import replace
 from atpar.consensus.messages import Message, Proposal
 from atpar.ledger.certificates import Finalization, Notarization, Nullification
 from atpar.ledger.votes import Finalize, Notarize, Nullify
+from tests.altering import flip
 from tests.sim.byzantine.actor import Actor
 
 
 class InvalidSignatures(Actor):
     def spoil(self, signature: bytes) -> bytes:
-        at = self.rng.randrange(64)
-        return (
-            signature[:at]
-            + bytes((signature[at] ^ 1 << self.rng.randrange(8),))
-            + signature[at + 1 :]
-        )
+        return flip(signature, self.rng.randrange(64), self.rng.randrange(8))
 
     def rewrite(self, peer: str | None, message: Message) -> Iterable[tuple[str | None, Message]]:
         if self.rng.random() < 0.3:
