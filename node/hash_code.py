@@ -35,7 +35,7 @@ from atpar.node.machine_code import (
     word,
 )
 from atpar.node.payment_code import write_payment_functions
-from atpar.node.tree_code import write_tree_functions
+from atpar.node.tree_writer import write_tree_functions
 
 DIGEST_BYTES: Final = 32
 _BLOCK_BYTES: Final = 64

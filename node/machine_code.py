@@ -1,9 +1,10 @@
 """Machine code made by LLVM while the node runs: what the modules that write some have in common.
 
-Signatures are one module of LLVM's (`curve_code.py`, with `challenge_code.py`), hashes, trees and
-payments another (`hash_code.py`, with `tree_code.py` and `payment_code.py`). Each replaces
-something that Python does one call at a time by one call for many, and has a plain twin that gives
-the same results: where no code can be made, everything is as without it, only slower.
+Signatures are one module of LLVM's (`curve_code.py`, with `curve_writer.py` and
+`challenge_code.py`), hashes, trees and payments another (`hash_code.py`, with `tree_writer.py` and
+`payment_code.py`). Each replaces something that Python does one call at a time by one call for
+many, and has a plain twin that gives the same results: where no code can be made, everything is as
+without it, only slower.
 """
 
 import ctypes

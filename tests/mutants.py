@@ -156,7 +156,7 @@ MUTANTS = (
         "sums whose sign of x is not compared",
         "node/curve_code.py",
         "        encoding = b.or_(w.reduce(w.multiply(y, own)), sign)\n",
-        "        encoding = b.or_(w.reduce(w.multiply(y, own)), b.and_(sign, ir.Constant(_NUMBER, 0)))\n",
+        "        encoding = b.or_(w.reduce(w.multiply(y, own)), b.and_(sign, ir.Constant(NUMBER, 0)))\n",
         (test("tests/node/test_known_keys.py"),),
     ),
     Mutant(
@@ -175,8 +175,8 @@ MUTANTS = (
     ),
     Mutant(
         "sums of nodes inside a page forgotten by the code for trees",
-        "node/tree_code.py",
-        "            w.add_to(change, b.load(change_below))\n",
+        "node/tree_writer.py",
+        "            self.add_to(self._change, b.load(self._change_below))\n",
         "",
         (test("tests/node/test_tree_code.py"),),
     ),
