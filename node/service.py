@@ -273,12 +273,55 @@ def _start_logging(config: NodeConfig, files: ExitStack) -> Position:
 # ---- the running node
 
 
+def make_mempool(config: NodeConfig) -> Mempool:
+    """Return where transactions wait for a block."""
+    return Mempool(
+        max_bytes=config.mempool.max_bytes,
+        max_count=config.mempool.max_transactions,
+        share_percent=config.mempool.participant_share_percent,
+    )
+
+
+def make_network(config: NodeConfig, setup: Setup, metrics: Metrics) -> Network:
+    """Return the links to the other nodes, none of them open yet."""
+    return Network(
+        own=config.node.participant,
+        chain_id=setup.genesis.chain_id,
+        peers=make_peers(config, setup.genesis, setup.sets, set()),
+        roots=setup.roots,
+        certificate=config.keys.tls_certificate,
+        key=config.keys.tls_key,
+        section=config.network,
+        metrics=metrics,
+    )
+
+
+def make_validator(
+    config: NodeConfig, setup: Setup, mempool: Mempool, votes_ahead: VotesAhead
+) -> Validator:
+    """Return what decides, as the store and the journal left it. Without a key it only follows."""
+    return Validator(
+        ValidatorConfig(
+            chain_id=setup.genesis.chain_id,
+            participant=config.node.participant,
+            timing=setup.timing,
+            sign=partial(sign_vote, setup.signers[0]) if setup.signers else None,
+            vote_key=setup.signers[0].public_key if setup.signers else None,
+            next_keys={s.public_key: partial(sign_vote, s) for s in setup.signers[1:]},
+            verify=votes_ahead.verify,
+        ),
+        backing=setup.store,
+        position=read_position(setup.store),
+        records=setup.records,
+        mempool=mempool,
+    )
+
+
 class _Node:
     """All parts of one node, wired together."""
 
     def __init__(self, config: NodeConfig, setup: Setup, position: Position) -> None:
-        genesis, own = setup.genesis, config.node.participant
-        chain_id = genesis.chain_id
+        chain_id, own = setup.genesis.chain_id, config.node.participant
         self.config = config
         self.setup = setup
         self.sets = setup.sets
@@ -287,11 +330,7 @@ class _Node:
         section = config.api
         self.access = OPEN_TO_ALL if section.access is None else load_access(section.access)
         self.clock: Clock = LoopClock()
-        self.mempool = Mempool(
-            max_bytes=config.mempool.max_bytes,
-            max_count=config.mempool.max_transactions,
-            share_percent=config.mempool.participant_share_percent,
-        )
+        self.mempool = make_mempool(config)
         if config.verifier.key_tables:
             prepare_ledger_code()
         self.verifier = Verifier(
@@ -299,34 +338,11 @@ class _Node:
             key_tables=config.verifier.key_tables,
             metrics=self.metrics,
         )
-        self.network = Network(
-            own=own,
-            chain_id=chain_id,
-            peers=make_peers(config, genesis, setup.sets, set()),
-            roots=setup.roots,
-            certificate=config.keys.tls_certificate,
-            key=config.keys.tls_key,
-            section=config.network,
-            metrics=self.metrics,
-        )
+        self.network = make_network(config, setup, self.metrics)
         self.votes_ahead = VotesAhead(
             chain_id=chain_id, check=partial(self.verifier.verify, priority=Priority.VOTES)
         )
-        self.validator = Validator(
-            ValidatorConfig(
-                chain_id=chain_id,
-                participant=own,
-                timing=setup.timing,
-                sign=partial(sign_vote, setup.signers[0]) if setup.signers else None,
-                vote_key=setup.signers[0].public_key if setup.signers else None,
-                next_keys={s.public_key: partial(sign_vote, s) for s in setup.signers[1:]},
-                verify=self.votes_ahead.verify,
-            ),
-            backing=setup.store,
-            position=read_position(setup.store),
-            records=setup.records,
-            mempool=self.mempool,
-        )
+        self.validator = make_validator(config, setup, self.mempool, self.votes_ahead)
         self.admission = Admission(
             chain_id=chain_id,
             get_final=lambda: self.validator.final,
@@ -360,7 +376,7 @@ class _Node:
             votes=self.votes,
             clock=self.clock,
             metrics=self.metrics,
-            chain_name=genesis.document.name,
+            chain_name=setup.genesis.document.name,
             version=get_version(),
         )
         self.driver = Driver(
