@@ -474,6 +474,7 @@ def test_stuck_replica_repeats_its_votes_and_entry_certificate() -> None:
     assert len(solo.said(Finalization)) == 1
 
 
+@pytest.mark.no_cover
 def test_backing_off_waits_for_n_unfinalised_views_and_has_a_bound() -> None:
     solo = Solo()
     spans = []

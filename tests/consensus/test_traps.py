@@ -368,6 +368,7 @@ def test_trap_13_leader_that_double_votes_gets_no_finalize() -> None:
     assert solo.finalized() == []
 
 
+@pytest.mark.no_cover
 def test_trap_14_idle_hour_has_heartbeats_only() -> None:
     cluster = Cluster().boot()
     cluster.pay(1_000)

@@ -9,6 +9,7 @@ amounts stay, and the whole state passes `check_invariants`.
 import os
 from typing import Any, Final
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -419,7 +420,7 @@ def test_ids_of_a_transaction_are_known_before_it_is_sent() -> None:
     assert [key for key, _ in world.view.scan(records.HOLDS, b"")] == [expected]
 
 
-TestAdversary = Adversary.TestCase
+TestAdversary = pytest.mark.no_cover(Adversary.TestCase)
 TestAdversary.settings = settings(
     max_examples=300 if LONG else 15,
     stateful_step_count=100 if LONG else 40,

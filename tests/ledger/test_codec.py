@@ -118,6 +118,7 @@ def pick(forms: list[bytes], form: int) -> bytes:
     return forms[form % len(forms)]
 
 
+@pytest.mark.no_cover
 @each_case
 def test_every_longer_form_of_every_value_is_refused(name: str) -> None:
     """Exhaustive: each value inside, one at a time, in each of its longer forms."""
@@ -200,6 +201,7 @@ STRANGE = (
 )
 
 
+@pytest.mark.no_cover
 @each_case
 def test_any_value_replaced_by_any_other_kind_never_breaks_the_decoder(name: str) -> None:
     """Whatever stands in whatever place: a value of the type, or `NonCanonical`."""
@@ -356,6 +358,7 @@ def test_random_bytes_decode_or_are_refused(data: bytes, name: str) -> None:
         assert encode(codec.decode(data)) == data
 
 
+@pytest.mark.no_cover
 @settings(max_examples=600)
 @given(st.sampled_from(sorted(CASES)), st.data())
 def test_mutated_encodings_decode_or_are_refused(name: str, drawn: st.DataObject) -> None:
@@ -371,6 +374,7 @@ def test_mutated_encodings_decode_or_are_refused(name: str, drawn: st.DataObject
         assert encode(codec.decode(bytes(data))) == data
 
 
+@pytest.mark.no_cover
 @each_case
 def test_every_single_byte_change_is_another_value_or_refused(name: str) -> None:
     codec, data = CASES[name]

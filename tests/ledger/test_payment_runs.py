@@ -37,6 +37,8 @@ from atpar.ledger.state import Overlay
 from atpar.ledger.types import Direction, ParticipantStatus, admin_of, participant_of
 from tests.ledger.world import CNH, HKD, ROLES, World, make_document, make_terms, transfer
 
+pytestmark = pytest.mark.no_cover
+
 PAYMENT = transfer("ALFA/main", "BRVO/main", 1)
 
 

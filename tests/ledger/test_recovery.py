@@ -141,6 +141,7 @@ def small() -> Chain:
     return Chain().extend(1).recover_by(*BANKS[:3]).extend(1)
 
 
+@pytest.mark.no_cover
 def test_no_flipped_byte_of_a_file_with_a_recovery_passes() -> None:
     data = encode(small().prove())
     assert verify_proof(PROOF_FILE.decode(data), trust(small()))

@@ -39,6 +39,7 @@ def list_votes(machine: Machine, kind: type) -> list[object]:
     return votes
 
 
+@pytest.mark.no_cover
 def test_idle_hour_has_heartbeats_and_no_nullification() -> None:
     bench = Bench()
     cluster = bench.cluster

@@ -30,6 +30,7 @@ def test_leaders_wait_for_payments_in_some_of_these_worlds() -> None:
     assert len({plan.block_ops for plan in plans if plan.block_gap_ms}) == 2
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("validators", [7, 10])
 def test_larger_sets_show_no_violation_and_no_stall(validators: int) -> None:
     found = describe(run_seeds(range(3), profile="all", validators=validators))
