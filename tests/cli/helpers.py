@@ -1,6 +1,7 @@
 """Running the command line inside a test, with or without a person at a terminal."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,7 @@ def run(
         output=Terminal() if answers is not None else Output(),
         transport=transport or httpx.MockTransport(_refuse),
     )
-    clean = dict.fromkeys(
-        ("ATPAR_PASSPHRASE", "ATPAR_PASSPHRASE_FILE", "ATPAR_HOME", "ATPAR_NODE", "ATPAR_KEYS"),
-        None,
-    )
+    clean = dict.fromkeys((name for name in os.environ if name.startswith("ATPAR_")), None)
     result = CliRunner().invoke(
         cli,
         [str(arg) for arg in args],

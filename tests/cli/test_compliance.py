@@ -1,7 +1,10 @@
 """Freezes, seizures, pauses, tiers and limits from the command line."""
 
+import time
+
 import pytest
 
+from atpar.ledger.limits import HOUR_MS
 from atpar.ledger.records import BALANCES, NO_BALANCE, balance_key
 
 HKD = "HKD.JDCL"
@@ -87,7 +90,10 @@ def test_pause_and_resume_have_keys_of_their_own(funded):
     assert funded.run("pause", HKD, "--scope", "freeze").exit_code == 2
 
 
-def test_limit_holds_to_the_exact_amount_and_the_tightest_applies(funded):
+def test_limit_holds_to_the_exact_amount_and_the_tightest_applies(funded, monkeypatch):
+    # In the middle of an hour, and of a day anywhere: where one ends, a limit begins anew.
+    middle_ms = (time.time_ns() // 1_000_000 // HOUR_MS + 1.5) * HOUR_MS
+    monkeypatch.setattr(time, "time_ns", lambda: int(middle_ms) * 1_000_000)
     set_limit = ("controls", "set", "ALFA/main", "--asset", HKD, "--limit")
     assert funded.run(*set_limit, "50.00").exit_code == 0
     regulated = funded.run(*set_limit, "20.00", "--by", "regulator", "--period", "1h")

@@ -12,6 +12,7 @@ from atpar.node.api import Api, make_api
 from atpar.node.api_http import ApiOptions
 from atpar.node.metrics import Metrics
 from tests.node.fake_gateway import FakeGateway
+from tests.patience import DEADLINE_S
 
 JSON = {"content-type": "application/json"}
 MSGPACK = {"content-type": "application/msgpack"}
@@ -68,6 +69,6 @@ def encode(tx: Transaction | bytes) -> str:
 
 async def settle(harness: Harness, pending: int) -> None:
     """Wait until the gateway holds a number of pending transactions."""
-    with trio.fail_after(5):
+    with trio.fail_after(DEADLINE_S):
         while len(harness.gateway.pending) < pending:
             await trio.testing.wait_all_tasks_blocked()

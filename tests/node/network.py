@@ -14,16 +14,16 @@ from atpar.node.identity import Credential, Roots, create_root, issue_leaf, writ
 from atpar.node.metrics import Metrics
 from atpar.node.peers import Drop, PeerSpec
 from atpar.node.transport import Network
+from tests.patience import DEADLINE_S
 
 CHAIN = bytes(range(32))
 CODES = ("ALFA", "BRVO", "CHRL", "DLTA")
-DEADLINE_S = 10.0
 FAST = NetworkSection(
     listen="127.0.0.1:0",
-    handshake_timeout_ms=2_000,
+    handshake_timeout_ms=20_000,
     reconnect_min_ms=5,
     reconnect_max_ms=50,
-    idle_timeout_ms=5_000,
+    idle_timeout_ms=60_000,
     ping_interval_ms=50,
 )
 

@@ -14,8 +14,8 @@ from atpar.cli.testnet.record import load_record
 from atpar.node.config import NodeConfig, load_config
 from atpar.node.gateway import NodeState
 from atpar.node.service import NodeHandle, serve_node
+from tests.patience import DEADLINE_S
 
-DEADLINE_S = 30.0
 POLL_S = 0.02
 
 

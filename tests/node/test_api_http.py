@@ -21,6 +21,7 @@ from atpar.node.api_http import encode_answer, is_msgpack_body, to_plain, wants_
 from atpar.node.gateway import TxStatus
 from atpar.node.problems import API_STATUS, LEDGER_STATUS, ApiCode, Problem
 from tests.node.api_client import JSON, MSGPACK, Harness, encode
+from tests.patience import DEADLINE_S
 
 
 @pytest.fixture
@@ -408,7 +409,7 @@ async def test_client_that_hangs_up_while_waiting_ends_the_wait(harness: Harness
         {"type": "http.request", "body": body, "more_body": False},
         {"type": "http.disconnect"},
     ]
-    with trio.fail_after(5):
+    with trio.fail_after(DEADLINE_S):
         status, _ = await post_raw(harness, iter(messages), (b"prefer", b"wait=30"))
     assert status == 202
     assert list(harness.gateway.pending) == [tx.hash]

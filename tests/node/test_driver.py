@@ -26,6 +26,7 @@ from atpar.node.limits import (
 from atpar.node.peers import Received
 from tests.ledger.world import World, transfer
 from tests.node.drivers import Hub
+from tests.patience import DEADLINE_S
 
 CODES = ("ALFA", "BRVO", "CHRL", "DLTA")
 
@@ -220,7 +221,7 @@ async def test_unexpected_channel_drops_the_peer(tmp_path: Path) -> None:
         member = hub.members["ALFA"]
         member.links.inbox.offer(Received("BRVO", Channel.SNAPSHOT, b"x"))
         member.links.inbox.offer(Received("CHRL", Channel.VOTES, b"garbage"))
-        with trio.fail_after(5):
+        with trio.fail_after(DEADLINE_S):
             while len(member.links.dropped) < 2:
                 await trio.sleep(0.001)
         assert {peer for peer, _ in member.links.dropped} == {"BRVO", "CHRL"}
@@ -236,7 +237,7 @@ async def test_peer_that_asks_for_too_much_at_once_is_served_a_bounded_number(
         for _ in range(MAX_SERVES_PER_PEER + 5):
             member.driver._perform(actions.Serve("BRVO", SyncRequest(0, 1)))
         assert member.driver._serving == {"BRVO": MAX_SERVES_PER_PEER}
-        with trio.fail_after(5):
+        with trio.fail_after(DEADLINE_S):
             while member.driver._serving:
                 await trio.sleep(0.001)
         assert not answers
@@ -271,7 +272,7 @@ async def test_loop_waits_for_the_disk_once_too_many_commits_are_under_way(
     member = hub.open("ALFA")
     driver = member.driver
     driver._unsynced = MAX_UNSYNCED_COMMITS
-    with trio.fail_after(5):
+    with trio.fail_after(DEADLINE_S):
         await driver._finish_turn([])
     driver._unsynced = MAX_UNSYNCED_COMMITS + 1
     async with trio.open_nursery() as nursery:
@@ -297,7 +298,7 @@ async def test_busy_verifier_is_asked_again(tmp_path: Path) -> None:
         return [True] * len(triples)
 
     member.driver._verify_triples = verify
-    with trio.fail_after(5):
+    with trio.fail_after(DEADLINE_S):
         await member.driver._verify(actions.VerifySignatures(bytes(32), []))
     assert attempts == 3
     assert list(member.driver._queue) == [actions.SignaturesVerified(bytes(32), [])]

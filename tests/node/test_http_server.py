@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from atpar.node.http_server import HttpBounds, HttpServer, Message, Receive, Scope, Send
+from tests.patience import DEADLINE_S
 
 OK_HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
 GET = b"GET /a%20b?c=d HTTP/1.1\r\nHost: node\r\n\r\n"
@@ -52,13 +53,13 @@ class Client:
         self.buffer = b""
 
     async def read_all(self) -> bytes:
-        with trio.fail_after(5):
+        with trio.fail_after(DEADLINE_S):
             while data := await self.stream.receive_some():
                 self.buffer += bytes(data)
         return self.buffer
 
     async def read_until(self, mark: bytes) -> bytes:
-        with trio.fail_after(5):
+        with trio.fail_after(DEADLINE_S):
             while mark not in self.buffer:
                 data = await self.stream.receive_some()
                 assert data, self.buffer
@@ -296,7 +297,7 @@ async def test_client_that_sends_too_far_ahead_is_dropped() -> None:
 
     async def script(client: Client) -> None:
         await client.stream.send_all(GET)
-        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(5):
+        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(DEADLINE_S):
             while True:
                 await client.stream.send_all(b"x" * 30_000)
                 await trio.testing.wait_all_tasks_blocked()
@@ -412,7 +413,7 @@ async def test_stop_closes_idle_connections_and_lets_requests_finish() -> None:
         idle = Client(await trio.open_tcp_stream(host, int(port)))
         busy = Client(await trio.open_tcp_stream(host, int(port)))
         await busy.stream.send_all(GET)
-        with trio.fail_after(5):
+        with trio.fail_after(DEADLINE_S):
             while server.connections < 2 or len(server.idle) != 1:
                 await trio.testing.wait_all_tasks_blocked()
         server.stop()
@@ -430,7 +431,7 @@ async def test_stop_does_not_wait_for_a_client_that_never_reads() -> None:
             await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": True})
 
     server = HttpServer(endless, bounds(grace_s=0.1))
-    with trio.fail_after(5):
+    with trio.fail_after(DEADLINE_S):
         async with trio.open_nursery() as nursery:
             (address,) = await nursery.start(partial(server.run, "127.0.0.1:0"))
             host, _, port = address.rpartition(":")

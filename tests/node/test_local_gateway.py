@@ -34,8 +34,8 @@ from tests.ledger.world import HOUR_MS, transfer
 from tests.node.drivers import Hub
 from tests.node.network import make_network
 from tests.node.test_driver import CODES, fund, make_hub
+from tests.patience import DEADLINE_S
 
-DEADLINE_S = 20.0
 UETR = bytes(range(16))
 
 

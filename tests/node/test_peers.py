@@ -27,6 +27,7 @@ from atpar.node.peers import (
     SendQueue,
     parse_address,
 )
+from tests.patience import DEADLINE_S
 
 
 def take_all(queue: SendQueue) -> list[Frame]:
@@ -118,7 +119,7 @@ async def test_only_the_last_votes_wait_for_a_peer_that_is_away() -> None:
 
 async def test_waiting_for_a_queue_ends_with_the_next_frame() -> None:
     queue = SendQueue()
-    with trio.fail_after(5):
+    with trio.fail_after(DEADLINE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(queue.wait)
             await trio.testing.wait_all_tasks_blocked()
@@ -187,7 +188,7 @@ async def test_peer_with_a_full_share_waits_and_others_do_not() -> None:
         await inbox.put(big)
         done.append(True)
 
-    with trio.fail_after(5):
+    with trio.fail_after(DEADLINE_S):
         async with trio.open_nursery() as nursery:
             await inbox.put(big)
             nursery.start_soon(put)
@@ -206,7 +207,7 @@ async def test_receive_waits_for_a_message() -> None:
     async def receive() -> None:
         received.append(await inbox.receive())
 
-    with trio.fail_after(5):
+    with trio.fail_after(DEADLINE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(receive)
             await trio.testing.wait_all_tasks_blocked()
@@ -273,7 +274,7 @@ async def test_wait_empty_returns_once_the_last_message_is_taken() -> None:
         await inbox.wait_empty()
         emptied.append(True)
 
-    with trio.fail_after(5):
+    with trio.fail_after(DEADLINE_S):
         await inbox.wait_empty()
         inbox.offer(Received("ALFA", Channel.TRANSACTIONS, b"1"))
         inbox.offer(Received("BRVO", Channel.TRANSACTIONS, b"2"))

@@ -30,7 +30,6 @@ from atpar.node.gateway import NodeState
 from atpar.node.keystore import LOCAL_LOG2_N, create_seed, write_key
 from atpar.node.peers import Received
 from tests.node.services import (
-    DEADLINE_S,
     expect_refusal,
     load_home,
     prepared_folder,
@@ -38,6 +37,7 @@ from tests.node.services import (
     start,
     wait_ready,
 )
+from tests.patience import DEADLINE_S
 
 
 @pytest.fixture(scope="module")

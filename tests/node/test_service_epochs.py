@@ -24,7 +24,8 @@ from atpar.ledger.transactions import VERSION, Body, encode_envelope
 from atpar.node.gateway import TxStatus
 from atpar.node.service import load_genesis
 from atpar.node.signer import open_file_signer
-from tests.node.services import DEADLINE_S, Running, load_home, running_nodes
+from tests.node.services import Running, load_home, running_nodes
+from tests.patience import DEADLINE_S
 
 EPOCH_BLOCKS = 40
 

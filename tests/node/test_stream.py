@@ -19,6 +19,7 @@ from atpar.node.api import serve_api
 from tests.ledger.world import HKD, transfer
 from tests.node.api_client import Harness
 from tests.node.test_api_access import bearer, make_rules
+from tests.patience import DEADLINE_S
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Reader:
         return self.response.status_code
 
     async def _next(self) -> Any:
-        with trio.fail_after(5):
+        with trio.fail_after(DEADLINE_S):
             while True:
                 event = self.http.next_event()
                 if event is not h11.NEED_DATA:
@@ -216,7 +217,7 @@ async def test_quiet_stream_is_kept_alive() -> None:
     async with serving(harness) as connect:
         client = await connect()
         await client.open("/v1/events")
-        with trio.fail_after(5):
+        with trio.fail_after(DEADLINE_S):
             while b": alive\n\n" not in client.buffer:
                 client.buffer += bytes((await client._next()).data)
 
@@ -229,7 +230,7 @@ async def test_clients_beyond_the_bound_are_told_to_come_back() -> None:
         assert await second.open("/v1/events") == 503
         assert msgspec.json.decode(await second.read_body())["code"] == "OVERLOADED"
         await first.stream.aclose()
-        with trio.fail_after(5):
+        with trio.fail_after(DEADLINE_S):
             while harness.api.context.stream_clients:
                 await trio.testing.wait_all_tasks_blocked()
         third = await connect()

@@ -14,8 +14,8 @@ from atpar.node.identity import issue_leaf, make_contexts
 from atpar.node.limits import READ_BYTES
 from atpar.node.tls import TlsStream
 from tests.node.network import get_root, make_roots, write_leaf
+from tests.patience import DEADLINE_S
 
-DEADLINE_S = 20.0
 LARGE = bytes(range(256)) * 8_000
 RECORD_BYTES = 2 + 5 + 1 + 16
 """A record that carries two: header, type and tag of TLS 1.3."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 
 from atpar.cli.testnet.lifecycle import bring_up, prepare
-from atpar.cli.testnet.network import make_command, stop_network
+from atpar.cli.testnet.network import look, make_command, stop_network
+from atpar.cli.testnet.processes import wait_until
 from atpar.cli.testnet.record import TestnetRecord, load_record, locked
 
 END_TIMEOUT_S = 60.0
@@ -28,6 +29,27 @@ def running_network(folder: Path, *, load_accounts: int = 0) -> Iterator[Testnet
         yield bring_up(folder, record, ignore, attest=True)
     finally:
         stop_network(folder, load_record(folder))
+
+
+def wait_ready(record: TestnetRecord) -> None:
+    """Wait until every validator serves; between hearing of a block and having it, one does not."""
+    wait_until(
+        lambda: all(view.state == "ready" for view in look(record)),
+        what="validators that are ready",
+        timeout_s=END_TIMEOUT_S,
+    )
+
+
+def read_heights(record: TestnetRecord) -> list[int]:
+    """Return the last final block of every validator, once each has answered."""
+    found: list[int] = []
+
+    def has_all() -> bool:
+        found[:] = [view.height for view in look(record) if view.height is not None]
+        return len(found) == len(record.validators)
+
+    wait_until(has_all, what="an answer of every validator", timeout_s=END_TIMEOUT_S)
+    return found
 
 
 def run_node_to_its_end(home: Path) -> subprocess.CompletedProcess[str]:

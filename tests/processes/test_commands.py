@@ -84,8 +84,12 @@ def test_testnet_goes_up_takes_a_mint_and_is_stopped_exactly(tmp_path: Path) -> 
         assert minted["code"] == "OK"
         verify = ("verify", minted["receipt"], "--genesis", up["genesis"], "--json")
         assert answer_of(atpar(*verify, cwd=tmp_path))["valid"] is True
-        status = answer_of(atpar("testnet", "status", "--json", "--dir", "net", cwd=tmp_path))
-        assert {each["state"] for each in status["validators"]} == {"ready"}
+
+        def all_ready() -> bool:
+            status = answer_of(atpar("testnet", "status", "--json", "--dir", "net", cwd=tmp_path))
+            return [each["state"] for each in status["validators"]] == ["ready"] * 4
+
+        wait_until(all_ready, what="validators that are ready", timeout_s=60)
         change = ("--json", "--dir", "net")
         cut = answer_of(atpar("testnet", "partition", "1,BRVO", *change, cwd=tmp_path))
         assert cut == {"partition": [["v1", "v2"], ["v3", "v4"]], "slow_ms": {}}

@@ -10,7 +10,7 @@ from atpar.cli.testnet.lifecycle import prepare
 from atpar.cli.testnet.network import stop_network
 from atpar.cli.testnet.record import PASSPHRASE, TestnetRecord, load_record
 from atpar.node.keystore import LOCAL_LOG2_N, create_seed, write_key
-from tests.processes.network import run_node_to_its_end, running_network
+from tests.processes.network import run_node_to_its_end, running_network, wait_ready
 
 
 @pytest.fixture
@@ -66,6 +66,4 @@ def test_second_node_on_the_same_folder_is_refused_and_the_first_lives(tmp_path:
         ended = run_node_to_its_end(tmp_path / "v1")
         assert ended.returncode == ConfigurationProblem.exit_code
         assert "Traceback" not in ended.stderr
-        from atpar.cli.testnet.network import look
-
-        assert all(view.is_running and view.state == "ready" for view in look(record))
+        wait_ready(record)
