@@ -29,6 +29,7 @@ from atpar.ledger.records import (
     Balance,
     Pause,
     Posting,
+    balance_key,
 )
 from atpar.ledger.transactions import Transaction
 
@@ -151,7 +152,7 @@ class PlainPayments:
 
     def _admit(self, lane: _Lane, account_id: str) -> _Party:
         """Let one account into a lane."""
-        key = f"{lane.code}|{account_id}".encode()
+        key = balance_key(lane.code, account_id)
         account = self._ctx.read_account(account_id.encode())
         self._judge(lane, ((account_id, account, key, self._ctx.read_balance(key)),))
         return lane.parties[account_id]
@@ -159,8 +160,10 @@ class PlainPayments:
     def _admit_all(self, lane: _Lane, account_ids: Sequence[str]) -> None:
         """Let many accounts into a lane."""
         ctx = self._ctx
-        accounts = ctx.accounts.read_all([account_id.encode() for account_id in account_ids])
-        keys = [f"{lane.code}|{account_id}".encode() for account_id in account_ids]
+        names = list(map(str.encode, account_ids))
+        accounts = ctx.accounts.read_all(names)
+        prefix = balance_key(lane.code, "")
+        keys = [prefix + name for name in names]
         balances = ctx.balances.read_all(keys)
         self._judge(lane, zip(account_ids, accounts, keys, balances, strict=True))
 

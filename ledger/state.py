@@ -335,8 +335,9 @@ class Reader(Generic[T]):
         Looked up in one go, so that the processor waits for memory once and not for each.
         """
         records: list[T | None] = list(map(self._cached.get, keys))
-        for place in [place for place, record in enumerate(records) if record is None]:
-            records[place] = self.read(keys[place])
+        if not all(records):  # records are true, whatever is in them
+            for place in [place for place, record in enumerate(records) if record is None]:
+                records[place] = self.read(keys[place])
         for table in reversed(self._tables):
             if table:
                 for place in [place for place, key in enumerate(keys) if key in table]:

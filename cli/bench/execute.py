@@ -2,10 +2,10 @@
 
 Blocks of payments between random accounts run through `ledger.execute` as a voter runs them, on a
 state on the disk that another process built: what this one holds in memory is what a validator
-holds. The roots (transactions, receipts, solvency tree) are timed where they are computed and taken
-out of the sum: `bench tree` looks at them alone. Times are processor time of the thread that
-executes, which others on the machine, and the store's own thread, disturb less than the clock; the
-wall clock's median is given too.
+holds. States of several sizes take turns. The roots (transactions, receipts, solvency tree) are
+timed where they are computed and taken out of the sum: `bench tree` looks at them alone. Times are
+processor time of the thread that executes, which others on the machine, and the store's own thread,
+disturb less than the clock; the wall clock's median is given too.
 """
 
 import gc
@@ -32,19 +32,33 @@ T = TypeVar("T")
 
 BULK: Final = 100
 WARM_UP: Final = 2
-"""Blocks that are run and not counted, so that caches are as a running node has them."""
+"""Blocks at the beginning of each round that are run and not counted."""
+ROUND: Final = 10
+"""Blocks of one kind in a row. Sizes take turns, so that a slow minute meets all of them."""
 
 
 class Meter:
-    """Runs blocks one on top of the other and keeps what each stage took."""
+    """Runs blocks of one kind, each on top of the chain, and keeps what each stage took."""
 
-    def __init__(self, chain: Chain, store: Store) -> None:
+    def __init__(self, chain: Chain, store: Store, *, transfers: int, bulk: int, seed: int) -> None:
         self.chain = chain
         self.store = store
+        self.bulk = bulk
+        self.count = max(1, transfers // bulk)
+        self.rng = random.Random(seed + bulk)
         self.decode_us: list[float] = []
         self.run_us: list[float] = []
         self.roots_us: list[float] = []
         self.wall_us: list[float] = []
+
+    def run_round(self, blocks: int) -> None:
+        """Run some blocks to bring caches to where a running node has them, then count so many."""
+        for number in range(WARM_UP + blocks):
+            made = make_payments(
+                self.chain, self.count, bulk=self.bulk, rng=self.rng, is_signed=False
+            )
+            raws = [payment.raw for payment in made]
+            self.run_block(raws, units=self.count * self.bulk, is_counted=number >= WARM_UP)
 
     def run_block(self, raws: Sequence[bytes], *, units: int, is_counted: bool) -> None:
         """Build one block, execute it as a voter would, and make its state the base."""
@@ -76,12 +90,12 @@ class Meter:
         chain.base.absorb(executed.overlay)
         chain.header, chain.digest = executed.header, executed.digest
 
-    def describe(self, *, accounts: int, bulk: int) -> dict[str, float | int | str]:
+    def describe(self) -> dict[str, float | int | str]:
         """Return the figures."""
         decode, run = compute_median(self.decode_us), compute_median(self.run_us)
         return {
-            "accounts": accounts,
-            "transfers_per_tx": bulk,
+            "accounts": self.chain.accounts,
+            "transfers_per_tx": self.bulk,
             "decode_us": round(decode, 2),
             "checks_apply_receipt_us": round(run, 2),
             "us": round(decode + run, 2),
@@ -119,21 +133,19 @@ def timing_roots() -> Iterator[list[float]]:
 
 def measure(*, sizes: Sequence[int], blocks: int, transfers: int, seed: int) -> Report:
     """Return the cost per transaction of single transfers, and per transfer in bulk."""
-    rows: list[dict[str, float | int | str]] = []
+    meters: list[Meter] = []
     with ExitStack() as states:
         provided = [states.enter_context(provide_state(size, seed=seed)) for size in sizes]
         for chain, path in provided:
             store = states.enter_context(open_state(chain, path))
-            relax_collector()
-            for bulk in (1, BULK):
-                rng = random.Random(seed + bulk)
-                meter = Meter(chain, store)
-                count = max(1, transfers // bulk)
-                for number in range(WARM_UP + blocks):
-                    made = make_payments(chain, count, bulk=bulk, rng=rng, is_signed=False)
-                    raws = [payment.raw for payment in made]
-                    meter.run_block(raws, units=count * bulk, is_counted=number >= WARM_UP)
-                rows.append(meter.describe(accounts=chain.accounts, bulk=bulk))
+            meters += [
+                Meter(chain, store, transfers=transfers, bulk=bulk, seed=seed) for bulk in (1, BULK)
+            ]
+        relax_collector()
+        for done in range(0, blocks, ROUND):
+            for meter in meters:
+                meter.run_round(min(ROUND, blocks - done))
+    rows = [meter.describe() for meter in meters]
     singles = [row for row in rows if row["transfers_per_tx"] == 1]
     ratio = float(singles[-1]["us"]) / float(singles[0]["us"])
     notes = [
