@@ -183,8 +183,9 @@ def write_module(lanes: int) -> str:
     multiply = _write_multiply(module)
     invert = _write_invert(module, multiply)
     _write_build(module, multiply, invert)
-    check = _write_check(module, multiply, invert, lanes)
-    _write_confirm(module, write_challenge(module, lanes), check, lanes)
+    check = _CheckWriter(module, multiply, invert, lanes)
+    check.write()
+    _write_confirm(module, write_challenge(module, lanes), check.function, lanes)
     return str(module)
 
 
@@ -333,79 +334,90 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
     w.b.ret_void()
 
 
-def _write_check(module: Value, multiply: Value, invert: Value, lanes: int) -> Value:
+class _CheckWriter(CurveWriter):
     """check(...), see `CurveCode.check`: digits, sums, one inversion, comparisons.
 
     In scratch stand the entries of a group of lanes, then the points of all, groups one after the
     other, and last the product of all Z before each.
     """
-    recode_key = write_recode(module, "recode_key", KEY_SHAPE, lanes)
-    recode_base = write_recode(module, "recode_base", BASE_SHAPE, lanes)
-    sum_up = _write_sum_up(module, lanes)
-    function = declare(
-        module,
-        "check",
-        [WORD, WORD, WORDS, WORDS, WORDS, WORDS, BYTE.as_pointer()],
-        result=ir.VoidType(),
-        is_internal=False,
-    )
-    count, base_table, tables, numbers, signatures, scratch, verdicts = function.args
-    w = CurveWriter(function, multiply)
-    b = w.b
-    one, inverse = w.constant(1), b.alloca(WORD, 5)
-    entries = scratch
-    points = w.at(entries, DIGITS * lanes)
-    products = w.at(points, b.mul(count, word(15)))
 
-    def get_point(index: Value) -> Value:
-        group, lane = b.udiv(index, word(lanes)), b.urem(index, word(lanes))
-        return w.at(points, b.add(b.mul(group, word(15 * lanes)), lane))
+    def __init__(self, module: Value, multiply: Value, invert: Value, lanes: int) -> None:
+        self._recode_key = write_recode(module, "recode_key", KEY_SHAPE, lanes)
+        self._recode_base = write_recode(module, "recode_base", BASE_SHAPE, lanes)
+        self._sum_up = _write_sum_up(module, lanes)
+        self._invert, self._lanes = invert, lanes
+        self.function = declare(
+            module,
+            "check",
+            [WORD, WORD, WORDS, WORDS, WORDS, WORDS, BYTE.as_pointer()],
+            result=ir.VoidType(),
+            is_internal=False,
+        )
+        super().__init__(self.function, multiply)
+        self._count, self._base_table, self._tables, self._numbers = self.function.args[:4]
+        self._signatures, self._entries, self._verdicts = self.function.args[4:]
+        self._inverse = self.b.alloca(WORD, 5)
+        self._points = self.at(self._entries, DIGITS * lanes)
+        self._products = self.at(self._points, self.b.mul(self._count, word(15)))
 
-    def get_signature(index: Value) -> Value:
-        return w.at(signatures, b.mul(index, word(8)))
+    def write(self) -> None:
+        """Write the function."""
+        self.repeat(self.b.udiv(self._count, word(self._lanes)), [], self._sum_group)
+        total = self.repeat(self._count, self.constant(1), self._multiply_up)
+        self.store(self._inverse, total)
+        self.b.call(self._invert, [self._inverse, self._inverse])
+        self.repeat(self._count, self.load(self._inverse, 0), self._compare)
+        self.b.ret_void()
 
-    def get_factor(index: Value) -> Value:
-        return w.at(get_signature(index), 4)
-
-    def sum_group(group: Value, carried: list[Value]) -> list[Value]:
-        first = b.mul(group, word(lanes))
+    def _sum_group(self, group: Value, carried: list[Value]) -> list[Value]:
+        """Write the sums of as many signatures as there are lanes."""
+        b = self.b
+        first = b.mul(group, word(self._lanes))
 
         def write_entries(lane: Value, carried: list[Value]) -> list[Value]:
             index = b.add(first, lane)
-            number, own = w.at(numbers, b.mul(index, word(4))), w.at(entries, lane)
-            b.call(recode_key, [number, b.load(w.at(tables, index)), own])
-            after = w.at(own, KEY_SHAPE.rows * lanes)
-            b.call(recode_base, [get_factor(index), base_table, after])
+            number = self.at(self._numbers, b.mul(index, word(4)))
+            own = self.at(self._entries, lane)
+            b.call(self._recode_key, [number, b.load(self.at(self._tables, index)), own])
+            after = self.at(own, KEY_SHAPE.rows * self._lanes)
+            b.call(self._recode_base, [self._get_factor(index), self._base_table, after])
             return carried
 
-        w.repeat(lanes, [], write_entries)
-        b.call(sum_up, [get_point(first), entries])
+        self.repeat(self._lanes, [], write_entries)
+        b.call(self._sum_up, [self._get_point(first), self._entries])
         return carried
 
-    w.repeat(b.udiv(count, word(lanes)), [], sum_group)
+    def _multiply_up(self, index: Value, product: list[Value]) -> list[Value]:
+        self.store(self.at(self._products, self.b.mul(index, word(5))), product)
+        return self.multiply(product, self.load(self._get_point(index), 2, stride=self._lanes))
 
-    def multiply_up(index: Value, product: list[Value]) -> list[Value]:
-        w.store(w.at(products, b.mul(index, word(5))), product)
-        return w.multiply(product, w.load(get_point(index), 2, stride=lanes))
-
-    w.store(inverse, w.repeat(count, one, multiply_up))
-    b.call(invert, [inverse, inverse])
-
-    def compare(step: Value, inverse: list[Value]) -> list[Value]:
-        index = b.sub(b.sub(count, word(1)), step)
-        x, y, z = (w.load(get_point(index), number, stride=lanes) for number in range(3))
-        own = w.multiply(inverse, w.load(w.at(products, b.mul(index, word(5))), 0))
-        sign = b.shl(w.reduce(w.multiply(x, own)), ir.Constant(NUMBER, 255))
-        encoding = b.or_(w.reduce(w.multiply(y, own)), sign)
-        is_same = b.icmp_unsigned("==", encoding, w.load_number(get_signature(index)))
-        factor = w.load_number(get_factor(index))
+    def _compare(self, step: Value, inverse: list[Value]) -> list[Value]:
+        """Judge one signature, from the last on, with the inverse of all Z up to its own."""
+        b = self.b
+        index = b.sub(b.sub(self._count, word(1)), step)
+        x, y, z = (
+            self.load(self._get_point(index), number, stride=self._lanes) for number in range(3)
+        )
+        before = self.load(self.at(self._products, b.mul(index, word(5))), 0)
+        own = self.multiply(inverse, before)
+        sign = b.shl(self.reduce(self.multiply(x, own)), ir.Constant(NUMBER, 255))
+        encoding = b.or_(self.reduce(self.multiply(y, own)), sign)
+        is_same = b.icmp_unsigned("==", encoding, self.load_number(self._get_signature(index)))
+        factor = self.load_number(self._get_factor(index))
         is_canonical = b.icmp_unsigned("<", factor, ir.Constant(NUMBER, GROUP_ORDER))
-        b.store(b.zext(b.and_(is_same, is_canonical), BYTE), w.at(verdicts, index))
-        return w.multiply(inverse, z)
+        b.store(b.zext(b.and_(is_same, is_canonical), BYTE), self.at(self._verdicts, index))
+        return self.multiply(inverse, z)
 
-    w.repeat(count, w.load(inverse, 0), compare)
-    b.ret_void()
-    return function
+    def _get_point(self, index: Value) -> Value:
+        b = self.b
+        group, lane = b.udiv(index, word(self._lanes)), b.urem(index, word(self._lanes))
+        return self.at(self._points, b.add(b.mul(group, word(15 * self._lanes)), lane))
+
+    def _get_signature(self, index: Value) -> Value:
+        return self.at(self._signatures, self.b.mul(index, word(8)))
+
+    def _get_factor(self, index: Value) -> Value:
+        return self.at(self._get_signature(index), 4)
 
 
 def _write_confirm(module: Value, challenge: Value, check: Value, lanes: int) -> None:

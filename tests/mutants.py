@@ -155,8 +155,8 @@ MUTANTS = (
     Mutant(
         "sums whose sign of x is not compared",
         "node/curve_code.py",
-        "        encoding = b.or_(w.reduce(w.multiply(y, own)), sign)\n",
-        "        encoding = b.or_(w.reduce(w.multiply(y, own)), b.and_(sign, ir.Constant(NUMBER, 0)))\n",
+        "        encoding = b.or_(self.reduce(self.multiply(y, own)), sign)\n",
+        "        encoding = b.or_(self.reduce(self.multiply(y, own)), b.and_(sign, ir.Constant(NUMBER, 0)))\n",
         (test("tests/node/test_known_keys.py"),),
     ),
     Mutant(
