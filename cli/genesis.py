@@ -240,16 +240,14 @@ def join(
             seat = GenesisObserver(participant, pem)
             added = replace(added, observers=(*added.observers, seat))
         else:
-            values = {
-                "participant": participant,
-                "vote_key": prover.find_key(vote_key).hex(),
-                "vote_possession": prover.prove(vote_key).hex(),
-                "admin_key": prover.find_key(governance_key).hex(),
-                "admin_possession": prover.prove(governance_key).hex(),
-                "root_certificate": pem,
-                "address": address,
-            }
-            validator = build(GenesisValidator, values, "validator")
+            validator = _build_validator(
+                prover,
+                participant,
+                vote_key=vote_key,
+                governance_key=governance_key,
+                root=pem,
+                address=address,
+            )
             added = replace(added, validators=(*added.validators, validator))
     path = _save(state, draft, out, added)
     kind = "validator" if address is not None else "observer" if observer else "participant"
@@ -257,6 +255,21 @@ def join(
         {"draft": str(path), "participant": participant, "kind": kind},
         f"{participant} joined {path} as {kind}",
     )
+
+
+def _build_validator(
+    prover: Prover, participant: str, *, vote_key: str, governance_key: str, root: str, address: str
+) -> GenesisValidator:
+    values = {
+        "participant": participant,
+        "vote_key": prover.find_key(vote_key).hex(),
+        "vote_possession": prover.prove(vote_key).hex(),
+        "admin_key": prover.find_key(governance_key).hex(),
+        "admin_possession": prover.prove(governance_key).hex(),
+        "root_certificate": root,
+        "address": address,
+    }
+    return build(GenesisValidator, values, "validator")
 
 
 def _build_accounts(

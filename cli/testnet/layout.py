@@ -95,16 +95,7 @@ def create_testnet(
             f"{len(seats)} validators; {MIN_BANKS} to {MAX_BANKS} are possible",
             advice=f"use --validators {MIN_BANKS}",
         )
-    if (folder / RECORD).exists() or (folder / GENESIS_FILE).exists():
-        raise WrongUsage(
-            f"{folder} holds a testnet already",
-            advice=f"choose another folder with --dir, or remove {folder}",
-        )
-    others = sorted(path.name for path in folder.iterdir() if path.name not in _NOT_IN_THE_WAY)
-    if others:
-        raise WrongUsage(
-            f"{folder} is not empty: it holds {others[0]}", advice="choose a new folder with --dir"
-        )
+    _check_folder(folder)
     places = []
     for index, seat in enumerate(seats):
         home = folder / f"v{index + 1}"
@@ -146,6 +137,19 @@ def create_testnet(
     _write_client_side(folder, world, record)
     save_record(folder, record)
     return record, world
+
+
+def _check_folder(folder: Path) -> None:
+    if (folder / RECORD).exists() or (folder / GENESIS_FILE).exists():
+        raise WrongUsage(
+            f"{folder} holds a testnet already",
+            advice=f"choose another folder with --dir, or remove {folder}",
+        )
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _NOT_IN_THE_WAY)
+    if others:
+        raise WrongUsage(
+            f"{folder} is not empty: it holds {others[0]}", advice="choose a new folder with --dir"
+        )
 
 
 def _write_node(
