@@ -99,7 +99,7 @@ BLOCK_OVERHEAD_BYTES: Final = 1_024
 _FORESEEN: Final = 256
 """Transactions that are prepared together: what they need stays in the processor's cache."""
 _FORESEEN_OPS: Final = 1_000
-"""With so many operations fewer are enough, should the block turn out to be too large."""
+"""Fewer, if they have so many operations: a block that is too large costs little until then."""
 TRANSACTION_OVERHEAD_BYTES: Final = 5
 """The longest length prefix of one envelope inside a block."""
 

@@ -63,6 +63,7 @@ class _Lane:
         )
         """False: a rule of the asset might refuse any payment."""
         threshold = None if asset is None else asset.terms.travel_rule_from
+        # Without a threshold one that no amount reaches.
         self.travel_rule_from = MAX_SUM if threshold is None else threshold
         self.parties: dict[str, _Party] = {}
         self.posted: dict[str, int] = {}
@@ -141,7 +142,7 @@ class PlainPayments:
             for account, posted in lane.posted.items():
                 party = lane.parties[account]
                 after = change_posted(party.balance, posted)
-                # One that is all zeros leaves no record.
+                # As by `put_balance`: one that is all zeros leaves no record.
                 moved[party.key] = after if posted or after != NO_BALANCE else None
             self._ctx.overlay.put_all(BALANCES, moved)
         self._lanes.clear()

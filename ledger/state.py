@@ -121,7 +121,7 @@ class Base:
         if record is MISSING:
             data = self._backing.get(section.id, key)
             record = None if data is None else section.codec.decode_stored(data)
-            # That an id is unused is asked three times before it is used: worth keeping anywhere.
+            # That there is nothing is asked again, of ids until they are used: worth keeping.
             if section.cached or record is None:
                 self.records.put(section.id, key, record)
         found: T | None = record
@@ -209,7 +209,7 @@ class Overlay:
             table[key] = record
 
     def put_all(self, section: Section[T], records: Mapping[bytes, T | None]) -> None:
-        """Write many records, None for none, that nothing will take back, as after `checkpoint`."""
+        """Write many records, None for none; like `checkpoint`, keep all written so far."""
         if section.id not in self.tables:
             self._add_table(section)
         table = self._unordered.get(section.id)
@@ -335,7 +335,7 @@ class Reader(Generic[T]):
         Looked up in one go, so that the processor waits for memory once and not for each.
         """
         records: list[T | None] = list(map(self._cached.get, keys))
-        if not all(records):  # records are true, whatever is in them
+        if not all(records):  # quick to ask, and seldom so
             for place in [place for place, record in enumerate(records) if record is None]:
                 records[place] = self.read(keys[place])
         for table in reversed(self._tables):

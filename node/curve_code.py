@@ -43,7 +43,7 @@ from atpar.node.curve_writer import (
     CurveWriter,
     HotWriter,
     flatten,
-    group,
+    group_limbs,
     make_hot_writer,
     split_number,
 )
@@ -194,7 +194,7 @@ def _write_multiply(module: Value) -> Value:
     function = declare(module, "multiply", [WORD] * 10, result=_LIMBS, is_internal=True)
     writer = HotWriter(function)
     product: Value = ir.Constant(_LIMBS, ir.Undefined)
-    for place, limb in enumerate(writer.multiply(*group(function.args))):
+    for place, limb in enumerate(writer.multiply(*group_limbs(function.args))):
         product = writer.b.insert_value(product, limb, place)
     writer.b.ret(product)
     return function
@@ -265,7 +265,7 @@ def _write_sum_up(module: Value, lanes: int) -> Value:
         ahead, last = b.add(turn, word(_AHEAD)), word(DIGITS - 1)
         w.fetch(get_place(b.select(b.icmp_unsigned("<", ahead, last), ahead, last)))
         multiple, is_negative = w.load_entry(get_place(turn))
-        x, y, z, t = group(carried)
+        x, y, z, t = group_limbs(carried)
         return flatten(*w.add_multiple((x, y, z, t), multiple, is_negative))
 
     for turn in range(_AHEAD):
@@ -295,19 +295,19 @@ def _write_build(module: Value, multiply: Value, invert: Value) -> None:
 
     def write_row(row: Value, carried: list[Value]) -> list[Value]:
         """Write the multiples of an affine point; return it doubled `bits` times."""
-        x, y = group(carried)
+        x, y = group_limbs(carried)
         first = w.make_multiple(x, y)
         entries = w.at(table, w.b.mul(row, row_words))
         w.store(entries, one, one, zero)
 
         def add_next(index: Value, carried: list[Value]) -> list[Value]:
-            x, y, z, t, product = group(carried)
+            x, y, z, t, product = group_limbs(carried)
             w.store(get_place(w.b.add(index, word(1))), x, y, z, product)
             total = w.add_multiple((x, y, z, t), first, never)
             return flatten(*total, w.multiply(product, z))
 
         chain = w.repeat(full, flatten(x, y, one, w.multiply(x, y), one), add_next)
-        w.store(inverse, group(chain)[4])
+        w.store(inverse, group_limbs(chain)[4])
         w.b.call(invert, [inverse, inverse])
 
         def make_affine(index: Value, carried: list[Value]) -> list[Value]:

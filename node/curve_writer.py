@@ -315,6 +315,6 @@ def flatten(*elements: Element) -> list[Value]:
     return [limb for element in elements for limb in element]
 
 
-def group(values: Sequence[Value]) -> list[Element]:
+def group_limbs(values: Sequence[Value]) -> list[Element]:
     """Return the elements whose limbs stand in a row: what `flatten` got."""
     return [list(values[start : start + 5]) for start in range(0, len(values), 5)]

@@ -25,6 +25,7 @@ from llvmlite import ir
 
 from atpar.node.machine_code import (
     BYTE,
+    DIGEST_BYTES,
     WORD,
     Value,
     Writer,
@@ -37,7 +38,6 @@ from atpar.node.machine_code import (
 from atpar.node.payment_code import write_payment_functions
 from atpar.node.tree_writer import write_tree_functions
 
-DIGEST_BYTES: Final = 32
 _BLOCK_BYTES: Final = 64
 _LENGTH_BYTES: Final = 8
 _ROUNDS: Final = 64

@@ -17,6 +17,7 @@ from llvmlite import ir
 
 BYTE: Final = ir.IntType(8)
 WORD: Final = ir.IntType(64)
+DIGEST_BYTES: Final = 32
 _RUN: Final = 256
 """Texts that one call gets. Joining many more takes memory fresh from the system each time, and
 that takes longer than what is done with them."""

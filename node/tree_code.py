@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from atpar.node.machine_code import find_function
-from atpar.node.tree_writer import DIGEST_BYTES, ENTRY_FIELDS, GROUP_FIELDS
+from atpar.node.machine_code import DIGEST_BYTES, find_function
+from atpar.node.tree_writer import ENTRY_FIELDS, GROUP_FIELDS
 
 _Item = tuple[bytes, bytes | None, int, bytes]
 """As in `ledger.tree`: path, leaf hash (None deletes), amount, key."""
@@ -175,7 +175,8 @@ class _Job:
 
     def __init__(self, items: Sequence[_Item]) -> None:
         paths, digests, amounts, keys = zip(*items, strict=True)
-        self.paths = b"".join((*paths, bytes(len(paths[0]))))  # see `tree_writer.py`
+        # One more than there are: `_DescentWriter` looks at what comes next.
+        self.paths = b"".join((*paths, bytes(len(paths[0]))))
         self.stride = len(paths[0])
         self.digests = b"".join(digests)
         self.amounts = array("Q", amounts)

@@ -11,9 +11,17 @@ from llvmlite import ir
 
 from atpar.ledger.limits import MAX_SUM
 from atpar.ledger.pages import HASHED_AT, HEAD_BYTES, SLOT_BYTES
-from atpar.node.machine_code import BYTE, WORD, Value, Writer, declare, find_memcmp, word
+from atpar.node.machine_code import (
+    BYTE,
+    DIGEST_BYTES,
+    WORD,
+    Value,
+    Writer,
+    declare,
+    find_memcmp,
+    word,
+)
 
-DIGEST_BYTES: Final = 32
 ENTRY_FIELDS: Final = 4
 GROUP_FIELDS: Final = 3
 _SLOTS_AT: Final = HASHED_AT + HEAD_BYTES + 2

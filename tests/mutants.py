@@ -174,6 +174,27 @@ MUTANTS = (
         (test("tests/node/test_used_ids.py"),),
     ),
     Mutant(
+        "records that the cache lacks taken for none beside others that it has",
+        "ledger/state.py",
+        "        if not all(records):",
+        "        if not any(records):",
+        (test("tests/ledger/test_state.py"), test("tests/ledger/test_payment_runs.py")),
+    ),
+    Mutant(
+        "a block one byte too large",
+        "ledger/execute.py",
+        "        if self._bytes + size > self.params.max_block_bytes:",
+        "        if self._bytes + size > self.params.max_block_bytes + 1:",
+        (test("tests/ledger/test_execute.py"),),
+    ),
+    Mutant(
+        "looking ahead without a bound in operations",
+        "ledger/execute.py",
+        "            if len(following) == _FORESEEN or ops >= _FORESEEN_OPS:",
+        "            if len(following) == _FORESEEN:",
+        (test("tests/ledger/test_execute.py"),),
+    ),
+    Mutant(
         "sums of nodes inside a page forgotten by the code for trees",
         "node/tree_writer.py",
         "            self.add_to(self._change, b.load(self._change_below))\n",

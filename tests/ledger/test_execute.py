@@ -6,10 +6,18 @@ import pytest
 from msgspec.structs import replace
 
 from atpar.ledger import limits
+from atpar.ledger.authority import get_params
 from atpar.ledger.blocks import Block, Header
 from atpar.ledger.codes import Code
 from atpar.ledger.errors import BlockInvalid, Refused
-from atpar.ledger.execute import Executed, Template, build_block, execute_block, simulate
+from atpar.ledger.execute import (
+    TRANSACTION_OVERHEAD_BYTES,
+    Executed,
+    Template,
+    build_block,
+    execute_block,
+    simulate,
+)
 from atpar.ledger.operations import OpenAccount, Void
 from atpar.ledger.reads import get_tx_record
 from atpar.ledger.state import Base, MemoryBacking
@@ -208,6 +216,62 @@ def test_a_block_takes_as_many_bytes_as_the_parameters_say() -> None:
     assert total <= limit < total + len(txs[count].raw) + 5
     with pytest.raises(BlockInvalid, match="more than 524288 bytes"):
         check(world, replace(built.header, tx_count=count + 1), tuple(txs[: count + 1]))
+
+
+@pytest.mark.parametrize(("over", "fit"), [(0, 3), (1, 2)])
+def test_a_block_is_full_to_the_byte(
+    world: World, monkeypatch: pytest.MonkeyPatch, over: int, fit: int
+) -> None:
+    txs = [world.make(Void(), sender="ALFA/main") for _ in range(3)]
+    taken = sum(len(tx.raw) + TRANSACTION_OVERHEAD_BYTES for tx in txs)
+    rest = get_params(world.view).max_block_bytes - taken
+    monkeypatch.setattr("atpar.ledger.execute.BLOCK_OVERHEAD_BYTES", rest + over)
+    built, _ = build_block(world.view, template(world), txs, chain_id=world.chain_id)
+    assert len(built.transactions) == fit
+    if fit < len(txs):
+        with pytest.raises(BlockInvalid, match="bytes"):
+            check(world, replace(built.header, tx_count=3), tuple(txs))
+
+
+class CountingBacking(MemoryBacking):
+    """Counts what is read of another backing's contents."""
+
+    def __init__(self, backing: MemoryBacking) -> None:
+        self.spaces = backing.spaces
+        self.reads = 0
+
+    def get(self, space: int, key: bytes) -> bytes | None:
+        self.reads += 1
+        return super().get(space, key)
+
+
+def test_a_block_that_ends_early_had_few_accounts_looked_up(world: World) -> None:
+    """Looking ahead ends at so many operations, not only at so many transactions."""
+    used = pay(world)
+    assert world.apply(used) is Code.OK
+    most = limits.MAX_OPS_PER_TRANSACTION
+    large = [
+        world.make(
+            *(transfer("ALFA/main", f"BRVO/{some}-{one}", 1) for one in range(most)),
+            sender="ALFA/main",
+        )
+        for some in range(5)
+    ]
+    assert all(tx.are_own_payments for tx in large)
+    txs = (used, *large)
+    header = replace(build(world, pay(world)).header, tx_count=len(txs))
+    backing = CountingBacking(world.backing)
+    with pytest.raises(BlockInvalid, match=r"transactions\[0\]"):
+        execute_block(
+            Base(backing),
+            world.header,
+            world.digest,
+            Block(header, tuple(tx.raw for tx in txs)),
+            txs,
+            chain_id=world.chain_id,
+        )
+    # An account and a balance for each payment of the first large one.
+    assert 2 * most <= backing.reads < 2 * most + 100
 
 
 def test_a_smaller_candidate_still_fits_behind_one_that_does_not() -> None:

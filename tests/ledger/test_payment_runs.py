@@ -33,7 +33,7 @@ from atpar.ledger.operations import (
     UpdateAccount,
 )
 from atpar.ledger.plain import PlainPayments
-from atpar.ledger.state import Overlay
+from atpar.ledger.state import Base, Overlay
 from atpar.ledger.types import Direction, ParticipantStatus, admin_of, participant_of
 from tests.ledger.world import CNH, HKD, ROLES, World, make_document, make_terms, transfer
 
@@ -345,6 +345,32 @@ def test_plain_payments_among_other_transactions_do_what_they_do_in_full(
         assert again.header == built.header
         world.adopt(built)
     assert not check_invariants(world.view)
+
+
+KNOWN = [
+    (section, key)
+    for account in ("ALFA/main", "BRVO/main")
+    for section, key in (
+        (records.ACCOUNTS, account.encode()),
+        (records.BALANCES, records.balance_key(HKD, account)),
+    )
+]
+
+
+@pytest.mark.parametrize("number", range(2 ** len(KNOWN)))
+def test_payments_are_the_same_whichever_records_the_cache_has(world: World, number: int) -> None:
+    world.fund("BRVO/main", 5)
+    base = Base(world.backing)
+    for place, (section, key) in enumerate(KNOWN):
+        if number >> place & 1:
+            base.get(section, key)
+    txs = [world.make(PAYMENT, PAYMENT, sender="ALFA/main")]
+    template = world.make_template()
+    built, _ = build_block(base, template, txs, chain_id=world.chain_id)
+    expected, _ = build_block(world.view, template, txs, chain_id=world.chain_id)
+    assert built.header == expected.header
+    world.adopt(built)
+    assert world.balance("BRVO/main").posted == 7
 
 
 def test_what_is_held_or_frozen_is_not_paid(world: World) -> None:

@@ -1,5 +1,6 @@
 """Views, overlays and the cache: what is read is what was written last, whatever the layers."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,19 +109,27 @@ def write_all(overlay: Overlay, writes: list[tuple[bytes, int | None]]) -> None:
             overlay.put(ID_BUCKETS, key, record(number))
 
 
-@given(LAYERS, WRITES, st.booleans())
+@given(LAYERS, WRITES, st.booleans(), st.sets(st.sampled_from(KEYS)))
 def test_a_reader_reads_what_the_overlay_has(
-    layers: list[list[tuple[bytes, int | None]]], writes: list[Write], is_scanned: bool
+    layers: list[list[tuple[bytes, int | None]]],
+    writes: list[Write],
+    is_scanned: bool,
+    cached: set[bytes],
 ) -> None:
     backing = MemoryBacking()
     disk = Overlay(Base(backing))
     write_all(disk, [(key, 1) for key in KEYS[:3]])
     backing.apply(disk.encode_writes())
-    top = Overlay(Base(backing))
+    base = Base(backing)
+    for key in cached:
+        base.get(ID_BUCKETS, key)
+    top = Overlay(base)
     for layer in layers:
         write_all(top, layer)
         top = Overlay(top)
     reader = top.make_reader(ID_BUCKETS)
+    found = reader.read_all(KEYS)  # some from the cache, some from below it
+    assert found == [top.get(ID_BUCKETS, each) for each in KEYS]
     for step, key, number in writes:
         write_all(top, [(key, number)])
         if step == 1:
@@ -133,6 +142,27 @@ def test_a_reader_reads_what_the_overlay_has(
         assert [reader.read(each) for each in KEYS] == expected
         assert reader.read_all(KEYS) == expected
         assert Reader(Overlay(top), ID_BUCKETS).read_all(KEYS[::-1]) == expected[::-1]
+
+
+@pytest.mark.parametrize("is_scanned", [False, True])
+def test_what_is_put_together_is_read_scanned_and_kept(is_scanned: bool) -> None:
+    overlay = Overlay(Base(MemoryBacking()))
+    write_all(overlay, [(KEYS[0], 1), (KEYS[2], 3)])
+    if is_scanned:
+        list(overlay.scan(ID_BUCKETS, b""))
+    overlay.put_all(ID_BUCKETS, {KEYS[1]: record(7), KEYS[2]: None})
+    overlay.rollback()  # takes nothing back: all is kept
+    assert [overlay.get(ID_BUCKETS, key) for key in KEYS[:3]] == [record(1), record(7), None]
+    assert list(overlay.scan(ID_BUCKETS, b"")) == [(KEYS[0], record(1)), (KEYS[1], record(7))]
+    write_all(overlay, [(KEYS[1], 9)])
+    overlay.rollback()
+    assert overlay.get(ID_BUCKETS, KEYS[1]) == record(7)
+
+
+def test_what_is_put_together_may_be_the_first_of_its_section() -> None:
+    overlay = Overlay(Base(MemoryBacking()))
+    overlay.put_all(ID_BUCKETS, {KEYS[0]: record(1)})
+    assert list(overlay.scan(ID_BUCKETS, b"")) == [(KEYS[0], record(1))]
 
 
 def test_the_cache_forgets_but_never_lies() -> None:
