@@ -4,7 +4,7 @@ import gc
 import ssl
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -50,11 +50,11 @@ async def _close_sockets() -> AsyncIterator[None]:
         await trio.aclose_forcefully(_opened.pop())
 
 
-@asynccontextmanager
-async def running_pair(folder: Path, section: NetworkSection = FAST) -> AsyncIterator[list[Node]]:
+def running_pair(
+    folder: Path, section: NetworkSection = FAST
+) -> AbstractAsyncContextManager[list[Node]]:
     """Run ALFA and BRVO. Only BRVO dials: no connection of theirs is one too many, and ended."""
-    async with running(folder, CODES[:2], section=section, observers=CODES[1:2]) as nodes:
-        yield nodes
+    return running(folder, CODES[:2], section=section, observers=CODES[1:2])
 
 
 async def connect(node: Node) -> trio.SocketStream:

@@ -1,7 +1,7 @@
 """Lines cut between real validators: no quorum, no block; healed, every payment becomes final."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,13 +18,12 @@ from tests.processes.network import ignore, read_heights
 from tests.processes.payer import ORDER, Payer
 
 
-@contextmanager
-def network_with_lines(folder: Path, *, load_accounts: int) -> Iterator[TestnetRecord]:
-    network = temporary_network(
+def network_with_lines(
+    folder: Path, *, load_accounts: int
+) -> AbstractContextManager[TestnetRecord]:
+    return temporary_network(
         folder, ignore, validators=4, load_accounts=load_accounts, attest=True, profile="lan"
     )
-    with network as record:
-        yield record
 
 
 def cut(folder: Path, record: TestnetRecord, apart: Sequence[int]) -> list[int]:
